@@ -1,0 +1,84 @@
+"""What a notebook puts on record: claims that are checked, values that are kept, figures that can be read aloud."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+from IPython.display import display
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+CLAIM = "application/vnd.mamlkit.claim+json"
+RECORD = "application/vnd.mamlkit.record+json"
+DPI = 120
+
+
+class ClaimError(AssertionError):
+    """A claim of a notebook that does not hold."""
+
+
+def claim(text: str, ok: object) -> None:
+    """Check a claim: put it on the notebook's ledger, and raise ClaimError if it is false.
+
+    text  a sentence that could be false, the same on every run (no measured numbers in it)
+    ok    anything with a truth value, a tensor or array of one element included
+    """
+    holds = bool(ok)
+    line = f"{'✓' if holds else '✗'} {text}"
+    display({"text/plain": line, CLAIM: {"claim": text, "holds": holds}}, raw=True)
+    if not holds:
+        raise ClaimError(f"this claim does not hold: {text}")
+
+
+def record(name: str, value: Any) -> None:
+    """Put a value on record under a name: a number, a string, a truth value, or a list or dict of those.
+
+    Tensors and arrays are stored as (nested) lists of numbers. The visible text rounds to four significant digits;
+    the JSON keeps all of them. Raises TypeError for a value that JSON cannot hold.
+    """
+    plain = _plain(value, name)
+    display({"text/plain": f"{name} = {_rounded(plain)}", RECORD: {"name": name, "value": plain}}, raw=True)
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Display a figure as a PNG, with `alt`, one sentence that says what it shows, as its text form.
+
+    The sentence is what a screen reader reads and what the regression tests compare.
+    """
+    if not alt.strip():
+        raise ValueError("the figure has no alt text; say in one sentence what it shows")
+    picture = io.BytesIO()
+    FigureCanvasAgg(figure)
+    # The version of matplotlib would otherwise be written into the file, and its bytes would change with it.
+    figure.savefig(picture, format="png", dpi=DPI, metadata={"Software": None})
+    display(
+        {"image/png": picture.getvalue(), "text/plain": alt},
+        metadata={"image/png": {"alt": alt}},
+        raw=True,
+    )
+
+
+def _plain(value: Any, name: str) -> Any:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(key): _plain(item, name) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, name) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no infinity and no NaN
+    if isinstance(value, bool | int | float | str) or value is None:
+        return value
+    raise TypeError(f"record {name!r} holds a {type(value).__name__}; use numbers, strings, or lists and dicts of them")
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return value
