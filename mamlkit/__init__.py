@@ -3,21 +3,37 @@
 tasks → inner → meta → train → evaluate → report; a module imports only from those before it.
 """
 
-from mamlkit import report
+from mamlkit import models, report
+from mamlkit.checkpoint import CheckpointError
 from mamlkit.device import device
+from mamlkit.evaluate import Curve, evaluate, paired
+from mamlkit.inner import Objective, adapt
+from mamlkit.meta import MetaGradient, meta_gradient
 from mamlkit.report import ClaimError, claim, record, show
 from mamlkit.tasks import Batch, Quadratics, Sinusoids, TaskBatch, TaskDistribution
+from mamlkit.train import Record, train
 
 __all__ = [
     "Batch",
+    "CheckpointError",
     "ClaimError",
+    "Curve",
+    "MetaGradient",
+    "Objective",
     "Quadratics",
+    "Record",
     "Sinusoids",
     "TaskBatch",
     "TaskDistribution",
+    "adapt",
     "claim",
     "device",
+    "evaluate",
+    "meta_gradient",
+    "models",
+    "paired",
     "record",
     "report",
     "show",
+    "train",
 ]

@@ -72,13 +72,13 @@ def uniforms(seed: int, split: str, stream: str, start: int, size: int, count: i
     generator = np.random.Philox(key=key)
     generator.advance(start * blocks)
     words = generator.random_raw(size * blocks * 4).reshape(size, blocks * 4)[:, :count]
-    return (words >> np.uint64(11)) * 2.0**-53
+    return np.asarray((words >> np.uint64(11)) * 2.0**-53, dtype=np.float64)
 
 
 def normals(seed: int, split: str, stream: str, start: int, size: int, count: int) -> NDArray[np.float64]:
     """Standard normal draws [size, count] made from `uniforms` by the Box–Muller transform."""
     u = uniforms(seed, split, stream, start, size, 2 * count)
-    return np.sqrt(-2 * np.log1p(-u[:, :count])) * np.cos(2 * np.pi * u[:, count:])
+    return np.asarray(np.sqrt(-2 * np.log1p(-u[:, :count])) * np.cos(2 * np.pi * u[:, count:]), dtype=np.float64)
 
 
 @dataclass(frozen=True)

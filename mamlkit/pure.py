@@ -1,0 +1,149 @@
+"""Any nn.Module, unchanged, as a pure function of its parameters: prediction = f(θ, x).
+
+Three things make a module impure, and each is dealt with here:
+- buffers: the forward pass writes into copies, so the model is left as it was and no task leaks into another;
+- dropout: its mask would come from the global random state, so an active dropout is refused;
+- normalization: PyTorch's native layers give wrong second-order gradients under `vmap`, without a word
+  (pytorch/functorch#534), so they are computed from primitives, whose derivatives are right on every route.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
+
+Params = dict[str, Tensor]
+
+
+def call(model: nn.Module, theta: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """The model's prediction for x, with θ in place of its trainable parameters.
+
+    Frozen parameters and buffers are the model's own. Batch norm in training mode uses the statistics of x and
+    leaves its running statistics alone; in evaluation mode it uses the stored ones.
+    """
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with _Pure():
+        prediction: Tensor = functional_call(model, {**buffers, **theta}, (x,))
+    return prediction
+
+
+class _Pure(TorchFunctionMode):
+    """Replaces the impure functions of torch.nn.functional while a model runs."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return _PURE.get(func, func)(*args, **(kwargs or {}))
+
+
+def _standardize(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
+    centred = x - x.mean(dims, keepdim=True)
+    return centred * (centred.square().mean(dims, keepdim=True) + eps).rsqrt()
+
+
+def _scale(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """Scale and shift channels, the dimension after the first."""
+    shape = (1, -1, *(1,) * (x.ndim - 2))
+    if weight is not None:
+        x = x * weight.view(shape)
+    return x if bias is None else x + bias.view(shape)
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if training or running_mean is None or running_var is None:
+        if input.numel() == input.shape[1]:
+            raise ValueError(
+                f"batch norm was given one value a channel (input {tuple(input.shape)}), whose variance is zero; "
+                "use more examples, or another norm"
+            )
+        normal = _standardize(input, (0, *range(2, input.ndim)), eps)
+    else:
+        normal = _scale(input, None, -running_mean)
+        normal = _scale(normal, (running_var + eps).rsqrt(), None)
+    return _scale(normal, weight, bias)
+
+
+def _instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if not use_input_stats:
+        return _batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    return _scale(_standardize(input, tuple(range(2, input.ndim)), eps), weight, bias)
+
+
+def _group_norm(
+    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    groups = input.reshape(input.shape[0], num_groups, -1)
+    return _scale(_standardize(groups, (2,), eps).reshape(input.shape), weight, bias)
+
+
+def _layer_norm(
+    input: Tensor,
+    normalized_shape: tuple[int, ...],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    normal = _standardize(input, tuple(range(-len(normalized_shape), 0)), eps)
+    if weight is not None:
+        normal = normal * weight
+    return normal if bias is None else normal + bias
+
+
+def _dropout_refused(function: Callable[..., Tensor], position: int) -> Callable[..., Tensor]:
+    """`function` where it does nothing (evaluation mode or p = 0), an error where it would draw a mask."""
+
+    def guarded(*args: Any, **kwargs: Any) -> Tensor:
+        p = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
+        training = args[position] if len(args) > position else kwargs.get("training", True)
+        if training and p > 0:
+            raise ValueError(
+                f"the model has an active dropout (p = {p}): its random mask would make θ' a matter of chance. "
+                "Call model.eval(), set p to 0, or leave the dropout out"
+            )
+        return function(*args, **kwargs)
+
+    return guarded
+
+
+_PURE: dict[Any, Callable[..., Any]] = {
+    F.batch_norm: _batch_norm,
+    F.instance_norm: _instance_norm,
+    F.group_norm: _group_norm,
+    F.layer_norm: _layer_norm,
+    **{
+        function: _dropout_refused(function, 2)
+        for function in (
+            F.dropout,
+            F.dropout1d,
+            F.dropout2d,
+            F.dropout3d,
+            F.alpha_dropout,
+            F.feature_alpha_dropout,
+            torch.dropout,
+        )
+    },
+}
