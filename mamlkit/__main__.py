@@ -1,0 +1,67 @@
+"""The command line: `python -m mamlkit run`, `python -m mamlkit regenerate`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mamlkit.notebooks import RefusedError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit status: 0 well, 1 a notebook failed or differs, 2 refused, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except RefusedError as error:
+        print(f"mamlkit: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mamlkit: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mamlkit", description="A study kit for Model-Agnostic Meta-Learning.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    names = argparse.ArgumentParser(add_help=False)
+    names.add_argument(
+        "notebooks", nargs="*", metavar="NOTEBOOK", help='a number ("06"), a name or a path (default: all)'
+    )
+    names.add_argument("--timeout", type=float, default=3600, help="seconds a cell may take (default: %(default)g)")
+
+    run = commands.add_parser("run", parents=[names], help="run notebooks and write a report")
+    run.add_argument(
+        "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter"
+    )
+    run.add_argument("--device", help='where tensors live: "auto", "cpu", "cuda" or "cuda:N"')
+    run.add_argument("--out", type=Path, default=Path("runs/study"), help="the report's folder (default: %(default)s)")
+    run.set_defaults(command=_run)
+
+    again = commands.add_parser("regenerate", parents=[names], help="rewrite the notebooks' outputs in canonical form")
+    again.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file would change")
+    again.set_defaults(command=_regenerate)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from mamlkit.run import run
+
+    given = dict(options.parameter)
+    results = run(options.notebooks, given, device=options.device, out=options.out, timeout=options.timeout)
+    return int(any(result.status != "ok" for result in results))
+
+
+def _regenerate(options: argparse.Namespace) -> int:
+    from mamlkit.regenerate import regenerate
+
+    problems = regenerate(options.notebooks, check=options.check, timeout=options.timeout)
+    for problem in problems:
+        print(f"mamlkit: {problem}", file=sys.stderr)
+    return int(bool(problems))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

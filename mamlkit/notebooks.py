@@ -1,0 +1,216 @@
+"""Notebooks as files: finding them, reading their parameters, starting their kernels, writing them whole."""
+
+from __future__ import annotations
+
+import ast
+import io
+import math
+import os
+import re
+import tempfile
+import tokenize
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nbformat
+from nbformat import NotebookNode
+from traitlets.config import Config
+
+WALKTHROUGH = "[0-9][0-9]_*.ipynb"
+SCALARS = {"int": int, "float": float, "bool": bool, "str": str}
+SOCKET_PATH = 90  # characters; a Unix socket's path may have about 100, and the kernel adds a number to ours
+
+
+class RefusedError(ValueError):
+    """Something the user asked for that cannot be done; the message says what was found, what is wanted, what to do."""
+
+
+class Parameter(NamedTuple):
+    """One line of a parameters cell: `alpha: float = 0.01  # inner step size`."""
+
+    name: str
+    type: str
+    default: Any
+    help: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.type} = {self.default!r}" + (f"  # {self.help}" if self.help else "")
+
+
+def folder() -> Path:
+    """The folder of the walkthrough: beside the package, or in the current folder. Raises RefusedError if neither."""
+    places = [Path(__file__).parents[1] / "notebooks", Path.cwd() / "notebooks"]
+    for place in places:
+        if any(place.glob(WALKTHROUGH)):
+            return place
+    raise RefusedError(
+        "there are no notebooks/ with a walkthrough (00_….ipynb, 01_….ipynb) beside the package or in the current "
+        "folder; change into a clone of the repository, or give the path of a notebook"
+    )
+
+
+def select(names: Sequence[str], home: Path | None = None) -> list[Path]:
+    """The notebooks called by number ("06"), stem ("06_meta_update") or path; the whole walkthrough for no names.
+
+    Raises RefusedError for an unknown name, naming those there are, and for two notebooks of one name, because their
+    results would overwrite each other.
+    """
+    paths = [Path(name) for name in names if name.endswith(".ipynb") and Path(name).is_file()]
+    walkthrough = sorted((home or folder()).glob(WALKTHROUGH)) if len(paths) < len(names) or not names else []
+    chosen = [_find(name, walkthrough) for name in names] or walkthrough
+    for path in chosen:
+        if sum(path.stem == other.stem for other in chosen) > 1:
+            raise RefusedError(f"{path.stem} was asked for twice; run the two one after the other, each with its --out")
+    return chosen
+
+
+def _find(name: str, walkthrough: list[Path]) -> Path:
+    if name.endswith(".ipynb") and Path(name).is_file():
+        return Path(name)
+    number = name.zfill(2) if name.isdecimal() else None
+    for path in walkthrough:
+        if path.stem == name.removesuffix(".ipynb") or path.stem[:2] == number:
+            return path
+    known = ", ".join(path.stem for path in walkthrough) or "none"
+    raise RefusedError(f"there is no notebook {name!r}; there are {known}; give a number, a name or a path")
+
+
+def load(path: Path) -> NotebookNode:
+    """Read a notebook. Raises RefusedError for a file that is not one."""
+    try:
+        notebook: NotebookNode = nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
+    except (OSError, ValueError, AttributeError, nbformat.ValidationError) as error:
+        raise RefusedError(f"{path} is not a notebook that can be read: {str(error).splitlines()[0]}") from error
+    return notebook
+
+
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    """The cells that a kernel executes: code cells that are not empty, in order; the n-th has execution count n."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+
+
+def title(notebook: NotebookNode, otherwise: str) -> str:
+    """The text of the first heading of level 1."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and (found := re.search(r"^# +(.+?)\s*$", cell.source, re.MULTILINE)):
+            return found[1]
+    return otherwise
+
+
+def displayed(notebook: NotebookNode, mime: str) -> Iterator[tuple[NotebookNode, Any]]:
+    """Every displayed value of a MIME type, with its cell."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if mime in output.get("data", {}):
+                yield cell, output.data[mime]
+
+
+def parameters(notebook: NotebookNode) -> dict[str, Parameter]:
+    """The declared parameters: those of the cell tagged `parameters`, by name; none where no cell is tagged.
+
+    Raises RefusedError unless every line of the cell is `name: type = literal`, the literal of that type.
+    """
+    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    if not cells:
+        return {}
+    if len(cells) > 1:
+        raise RefusedError(f"{len(cells)} cells are tagged 'parameters'; tag one")
+    try:
+        lines = ast.parse(cells[0].source).body
+    except SyntaxError as error:
+        raise RefusedError(f"the parameters cell is not Python: {error}") from error
+    comments = _comments(cells[0].source)
+    return {found.name: found for found in (_declared(line, comments) for line in lines)}
+
+
+def _comments(source: str) -> dict[int, str]:
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+
+
+def _declared(line: ast.stmt, comments: dict[int, str]) -> Parameter:
+    text = ast.unparse(line)
+    if not (isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value):
+        raise RefusedError(f"the parameters cell holds {text!r}; each line must be `name: type = literal`")
+    try:
+        default = ast.literal_eval(line.value)
+    except (ValueError, TypeError) as error:
+        raise RefusedError(
+            f"the parameter {line.target.id} is computed ({text!r}), so it would not follow the ones it is computed "
+            "from; give it a literal, or compute it in the next cell"
+        ) from error
+    kind = ast.unparse(line.annotation)
+    try:
+        default = coerce(default, kind)
+    except TypeError as error:
+        raise RefusedError(f"the parameters cell holds {text!r}, and {error}") from error
+    return Parameter(line.target.id, kind, default, comments.get(line.end_lineno or 0, ""))
+
+
+def parse(text: str, parameter: Parameter) -> Any:
+    """The value that `text` stands for, of the parameter's type. It is read as a literal and never evaluated.
+
+    Raises RefusedError for a text that is no literal of that type. For a `str` parameter any text is the value itself.
+    """
+    if parameter.type == "str":
+        return text
+    try:
+        return coerce(ast.literal_eval(text.strip()), parameter.type)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+        shown = text if len(text) <= 60 else text[:60] + "…"
+        raise RefusedError(
+            f"parameter {parameter.name} is {shown!r}; the notebook declares {parameter}, "
+            f"so give {parameter.type}, written like {parameter.default!r}"
+        ) from error
+
+
+def coerce(value: Any, kind: str) -> Any:
+    """`value` as the type called `kind`: int, float, bool, str, or a tuple[…] or list[…] of those; an int is a float.
+
+    Raises TypeError for a value of another type, an infinite float, and a `kind` that parameters cannot have.
+    """
+    container, _, items = kind.removesuffix("]").partition("[")
+    if container in ("tuple", "list") and items:
+        if not isinstance(value, tuple | list):
+            raise TypeError(f"{value!r} is not {kind}")
+        kinds = [item.strip() for item in items.split(",")]
+        if container == "list" or kinds[-1] == "...":
+            kinds = [kinds[0]] * len(value)
+        if len(kinds) != len(value):
+            raise TypeError(f"{value!r} has {len(value)} items, not {len(kinds)}")
+        cast = tuple if container == "tuple" else list
+        return cast(coerce(item, of) for item, of in zip(value, kinds, strict=True))
+    if kind not in SCALARS:
+        raise TypeError(f"{kind!r} is not a type for a parameter; use {', '.join(SCALARS)}, or a tuple or list of them")
+    if kind == "float" and type(value) is int:
+        value = float(value)
+    if type(value) is not SCALARS[kind] or (kind == "float" and not math.isfinite(value)):
+        raise TypeError(f"{value!r} is not {kind}")
+    return value
+
+
+@contextmanager
+def private_kernel() -> Iterator[tuple[Path, Config]]:
+    """A scratch folder and the settings of a kernel that is reached through sockets in it, by nobody else.
+
+    Kernels that start at the same time on TCP race for ports; a folder of its own for each one ends that.
+    Where there are no Unix sockets, or their path would be too long, the settings leave TCP as it is.
+    """
+    with tempfile.TemporaryDirectory(prefix="mamlkit-", ignore_cleanup_errors=True) as name:
+        settings = {"connection_file": os.path.join(name, "kernel.json")}
+        if os.name == "posix" and len(name) < SOCKET_PATH:
+            settings |= {"transport": "ipc", "ip": os.path.join(name, "k")}
+        yield Path(name), Config({"KernelManager": settings})
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all: under a temporary name beside it first, then renamed."""
+    part = path.with_name(f".{path.name}-{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

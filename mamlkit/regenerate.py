@@ -1,0 +1,142 @@
+"""Rewrites the notebooks' outputs in one canonical form, so that the same results are the same bytes.
+
+The promise: bit for bit on the same CPU, PyTorch build and thread count; elsewhere within each cell's tolerance,
+which is what the tests compare with.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbformat import NotebookNode
+
+from mamlkit import notebooks
+from mamlkit.notebooks import RefusedError
+
+LIMIT = 400_000  # bytes: larger, and the code host no longer shows the notebook
+METADATA = {
+    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+CELL_METADATA = ("tags", "nbval_tolerance")
+WARNING = re.compile(r"^.*\b[A-Z]\w*Warning: .*$", re.MULTILINE)
+
+
+def regenerate(names: Sequence[str] = (), *, check: bool = False, timeout: float = 3600) -> list[str]:
+    """Execute notebooks and write each back with its new outputs; with `check`, write nothing and compare.
+
+    names    as for `mamlkit run`; a number or a name means the walkthrough's notebook and its solution; default all
+
+    Returns one sentence for each notebook that failed, warned, is too large, or (with `check`) differs from its file.
+    Such a notebook is left as it was.
+    """
+    problems = []
+    paths = _paths(names)
+    for number, path in enumerate(paths, 1):
+        print(f"[{number}/{len(paths)}] {path.parent.name}/{path.name}", end=" ", file=sys.stderr, flush=True)
+        problem = _one(path, check=check, timeout=timeout)
+        print("failed" if problem else "same" if check else "written", file=sys.stderr, flush=True)
+        problems += [f"{path.parent.name}/{path.name}: {problem}"] if problem else []
+    return problems
+
+
+def _paths(names: Sequence[str]) -> list[Path]:
+    files = [Path(name) for name in names if name.endswith(".ipynb") and Path(name).is_file()]
+    others = [name for name in names if Path(name) not in files]
+    walkthrough = notebooks.select(others) if others or not names else []
+    solutions = [path.parent / "solutions" / path.name for path in walkthrough]
+    return files + walkthrough + [path for path in solutions if path.is_file()]
+
+
+def _one(path: Path, *, check: bool, timeout: float) -> str | None:
+    try:
+        new = canonical(execute(path, timeout))
+    except RefusedError as error:
+        return str(error)
+    text = dumps(new)
+    if len(text.encode()) > LIMIT:
+        return f"{len(text.encode()):,} bytes; the limit is {LIMIT:,}: draw fewer or smaller figures"
+    if text == path.read_text(encoding="utf-8"):
+        return None
+    if check:
+        return f"{difference(notebooks.load(path), new)}; run `python -m mamlkit regenerate {path.stem}` and commit it"
+    notebooks.write(path, text)
+    return None
+
+
+def execute(path: Path, timeout: float) -> NotebookNode:
+    """Execute a notebook in its own folder. Raises RefusedError if a cell fails or warns, naming the cell."""
+    notebook = notebooks.load(path)
+    with notebooks.private_kernel() as (_, config):
+        client = NotebookClient(
+            notebook,
+            timeout=timeout,
+            record_timing=False,
+            kernel_name="python3",
+            config=config,
+            resources={"metadata": {"path": str(path.parent)}},
+        )
+        try:
+            client.execute()
+        except CellTimeoutError as error:
+            raise RefusedError(f"a cell ran longer than {timeout:g} s") from error
+        except DeadKernelError as error:
+            raise RefusedError("its kernel died; is there enough memory?") from error
+        except CellExecutionError as error:
+            counts = [cell.execution_count or 0 for cell in notebooks.code_cells(notebook)]
+            raise RefusedError(f"code cell {max(counts)} raised {error.ename}: {error.evalue}") from error
+    for number, cell in enumerate(notebooks.code_cells(notebook), 1):
+        for output in cell.outputs:
+            if output.output_type == "stream" and output.name == "stderr" and (found := WARNING.search(output.text)):
+                raise RefusedError(f"code cell {number} warns: {found[0].strip()}")
+    return notebook
+
+
+def canonical(notebook: NotebookNode) -> NotebookNode:
+    """A notebook in the one form that is committed: its text, tags, tolerances and outputs, and nothing else."""
+    cells = []
+    for number, cell in enumerate(notebook.cells):
+        kept = {key: cell.metadata[key] for key in CELL_METADATA if key in cell.metadata}
+        cells.append(NotebookNode({**cell, "id": f"cell-{number:02d}", "metadata": kept}))
+        if cell.cell_type == "code":
+            cells[-1]["outputs"] = list(_streams_joined(cell.outputs))
+    return NotebookNode(cells=cells, metadata=NotebookNode(METADATA), nbformat=4, nbformat_minor=5)
+
+
+def _streams_joined(outputs: list[NotebookNode]) -> Iterator[NotebookNode]:
+    """The outputs without stderr, where progress bars go; what it stood between is one stream again."""
+    joined: NotebookNode | None = None
+    for output in outputs:
+        if output.output_type == "stream" and output.name == "stderr":
+            continue
+        if joined and output.output_type == "stream":
+            joined = NotebookNode(joined, text=joined.text + output.text)
+            continue
+        if joined:
+            yield joined
+        joined = output if output.output_type == "stream" else None
+        if not joined:
+            yield output
+    if joined:
+        yield joined
+
+
+def dumps(notebook: NotebookNode) -> str:
+    """The notebook as the text of its file."""
+    text: str = nbformat.writes(notebook, version=4)
+    return text + "\n"
+
+
+def difference(old: NotebookNode, new: NotebookNode) -> str:
+    """Where two notebooks first differ, in words."""
+    for number, (before, after) in enumerate(zip(old.cells, new.cells, strict=False)):
+        for part in ("source", "outputs", "execution_count", "metadata", "id"):
+            if before.get(part) != after.get(part):
+                return f"cell {number} (cell-{number:02d}) differs from its file in its {part.replace('_', ' ')}"
+    return "it differs from its file outside the cells"
