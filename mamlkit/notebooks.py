@@ -186,7 +186,7 @@ def coerce(value: Any, kind: str) -> Any:
         raise TypeError(f"{kind!r} is not a type for a parameter; use {', '.join(SCALARS)}, or a tuple or list of them")
     if kind == "float" and type(value) is int:
         value = float(value)
-    if type(value) is not SCALARS[kind] or (kind == "float" and not math.isfinite(value)):
+    if type(value) is not SCALARS[kind] or (isinstance(value, float) and not math.isfinite(value)):
         raise TypeError(f"{value!r} is not {kind}")
     return value
 
