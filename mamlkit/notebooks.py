@@ -86,6 +86,12 @@ def load(path: Path) -> NotebookNode:
     return notebook
 
 
+def dumps(notebook: NotebookNode) -> str:
+    """The notebook as the text of its file."""
+    text: str = nbformat.writes(notebook, version=4)
+    return text + "\n"
+
+
 def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
     """The cells that a kernel executes: code cells that are not empty, in order; the n-th has execution count n."""
     return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
@@ -59,7 +58,7 @@ def _one(path: Path, *, check: bool, timeout: float) -> str | None:
         new = canonical(execute(path, timeout))
     except RefusedError as error:
         return str(error)
-    text = dumps(new)
+    text = notebooks.dumps(new)
     if len(text.encode()) > LIMIT:
         return f"{len(text.encode()):,} bytes; the limit is {LIMIT:,}: draw fewer or smaller figures"
     if text == path.read_text(encoding="utf-8"):
@@ -125,12 +124,6 @@ def _streams_joined(outputs: list[NotebookNode]) -> Iterator[NotebookNode]:
             yield output
     if joined:
         yield joined
-
-
-def dumps(notebook: NotebookNode) -> str:
-    """The notebook as the text of its file."""
-    text: str = nbformat.writes(notebook, version=4)
-    return text + "\n"
 
 
 def difference(old: NotebookNode, new: NotebookNode) -> str:
