@@ -27,10 +27,25 @@ def call(model: nn.Module, theta: Mapping[str, Tensor], x: Tensor) -> Tensor:
     Frozen parameters and buffers are the model's own. Batch norm in training mode uses the statistics of x and
     leaves its running statistics alone; in evaluation mode it uses the stored ones.
     """
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with _Pure():
-        prediction: Tensor = functional_call(model, {**buffers, **theta}, (x,))
+        # The tying of weights is ours (see `_state`): functional_call's own leaves a module that is used twice damaged.
+        prediction: Tensor = functional_call(model, _state(model, theta), (x,), tie_weights=False)
     return prediction
+
+
+def _state(model: nn.Module, theta: Mapping[str, Tensor]) -> Params:
+    """What stands in each place of the model: θ, tied weights included, and copies of the buffers."""
+    state: Params = {}
+    tied: dict[int, Tensor] = {}
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(prefix, recurse=False):
+            if name in theta:
+                tied[id(parameter)] = theta[name]
+            if id(parameter) in tied:
+                state[name] = tied[id(parameter)]
+        for name, buffer in module.named_buffers(prefix, recurse=False):
+            state[name] = buffer.clone()
+    return state
 
 
 class _Pure(TorchFunctionMode):

@@ -66,9 +66,10 @@ def train(
     FloatingPointError at the first meta-loss or meta-gradient that is not finite: θ is then as it was before that
     iteration, and the last checkpoint stays.
     """
-    for name, count in (("tasks_per_iteration", tasks_per_iteration), ("checkpoint_every", checkpoint_every)):
-        if count < 1:
-            raise ValueError(f"{name} is {count}; it must be 1 or more")
+    counts = {"tasks_per_iteration": tasks_per_iteration, "checkpoint_every": checkpoint_every}
+    for name, count, least in (*((name, count, 1) for name, count in counts.items()), ("iterations", iterations, 0)):
+        if count < least:
+            raise ValueError(f"{name} is {count}; it must be {least} or more")
     if not (math.isfinite(beta) and beta > 0):
         raise ValueError(f"beta is {beta}; the meta step size must be a finite number above 0")
     objective.theta()  # refuses a model with nothing to train

@@ -1,0 +1,147 @@
+"""The exam: curves, their intervals, and paired comparisons."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from oracles import mse, quadratic_problem, sinusoid_problem
+from torch.nn import functional
+
+import mamlkit as mk
+from mamlkit.evaluate import half_width
+
+TASKS = mk.Sinusoids(shots=5, queries=6, dtype=torch.float64)
+
+
+def test_a_curve_holds_the_query_loss_after_every_step() -> None:
+    objective, theta, _ = sinusoid_problem()
+    curve = mk.evaluate(objective, theta, TASKS, alpha=0.05, steps=3, split="test", size=5, start=2)
+    assert curve.loss.shape == (5, 4)
+    assert curve.accuracy is None
+    batch = TASKS.batch(2, 5, "test")
+    for i in range(5):
+        support, query = batch.task(i)
+        for steps in range(4):
+            theta_prime = mk.adapt(objective, theta, support, alpha=0.05, steps=steps)
+            assert curve.loss[i, steps].item() == pytest.approx(objective(theta_prime, *query).item(), rel=1e-12)
+
+
+def test_routes_and_chunks_give_the_same_curve() -> None:
+    objective, theta, _ = sinusoid_problem()
+    curves = [
+        mk.evaluate(objective, theta, TASKS, alpha=0.05, steps=2, split="test", size=7, route=route, chunk=chunk)
+        for route, chunk in (("vmap", 200), ("vmap", 3), ("loop", 200))
+    ]
+    for curve in curves[1:]:
+        assert torch.allclose(curve.loss, curves[0].loss, atol=1e-12, rtol=0)
+
+
+def test_evaluation_keeps_no_graph_and_changes_nothing() -> None:
+    objective, theta, _ = sinusoid_problem()
+    leaves = {name: weight.clone().requires_grad_() for name, weight in theta.items()}
+    curve = mk.evaluate(objective, leaves, TASKS, alpha=0.05, steps=2, split="test", size=4)
+    assert curve.loss.grad_fn is None
+    assert not curve.loss.requires_grad
+    assert all(torch.equal(leaf, theta[name]) and leaf.grad is None for name, leaf in leaves.items())
+
+
+def test_the_split_must_be_asked_for_by_name() -> None:
+    objective, theta, _ = sinusoid_problem()
+    with pytest.raises(TypeError, match="split"):
+        mk.evaluate(objective, theta, TASKS, alpha=0.05, steps=1)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="train, validation, test"):
+        mk.evaluate(objective, theta, TASKS, alpha=0.05, steps=1, split="exam")
+
+
+class Classes:
+    """Two classes, told apart by the sign of x; one query label in four is wrong on purpose."""
+
+    def batch(self, start: int, size: int, split: str = "train") -> mk.TaskBatch:
+        x = torch.tensor([-2.0, -1.0, 1.0, 2.0], dtype=torch.float64).view(1, 4, 1).expand(size, 4, 1)
+        y = (x[..., 0] > 0).long()
+        wrong = y.clone()
+        wrong[:, 0] = 1
+        return mk.TaskBatch(mk.Batch(x, y), mk.Batch(x, wrong))
+
+
+def test_accuracy_is_the_share_of_query_labels_predicted() -> None:
+    model = mk.models.mlp(1, 2, hidden=(), dtype=torch.float64)
+    objective = mk.Objective(model, functional.cross_entropy)
+    theta = {"0.weight": torch.zeros(2, 1, dtype=torch.float64), "0.bias": torch.tensor([1.0, 0.0]).double()}
+    curve = mk.evaluate(objective, theta, Classes(), alpha=1.0, steps=2, split="test", size=3)
+    assert curve.accuracy is not None
+    assert curve.accuracy.tolist() == [[0.25, 0.75, 0.75]] * 3
+
+
+def test_the_interval_covers_the_true_mean_as_often_as_it_says() -> None:
+    """Losses are skewed, as squared errors are: the interval over 200 tasks must hold the mean 95 times in 100."""
+    generator = torch.Generator().manual_seed(0)
+    losses = torch.randn(200, 4000, generator=generator, dtype=torch.float64).square()
+    covered = (losses.mean(0) - 1).abs() <= half_width(losses)
+    # Five standard errors of a share of 0.95 over 4,000 repetitions, and one point for the skew at n = 200.
+    assert covered.double().mean().item() == pytest.approx(0.95, abs=5 * math.sqrt(0.95 * 0.05 / 4000) + 0.01)
+
+
+def test_the_interval_of_a_curve_is_over_tasks_not_over_examples() -> None:
+    objective, theta, _ = quadratic_problem()
+    tasks = mk.Quadratics(shots=5, queries=500, scales=(0.5, 1.0, 1.5))
+    curve = mk.evaluate(objective, theta, tasks, alpha=0.05, steps=1, split="test", size=50)
+    wanted = 1.96 * curve.loss.std(0) / math.sqrt(50)
+    assert torch.allclose(curve.ci95(), wanted)
+    assert torch.allclose(curve.mean(), curve.loss.mean(0))
+
+
+def test_pairing_finds_a_difference_that_unpaired_intervals_hide() -> None:
+    generator = torch.Generator().manual_seed(0)
+    difficulty = torch.rand(100, 1, generator=generator) * 10
+    small = torch.randn(100, 1, generator=generator) * 0.05
+    a, b = mk.Curve(difficulty + 0.1 + small), mk.Curve(difficulty)
+    difference = mk.paired(a, b)
+    assert difference.mean == pytest.approx(0.1, abs=0.03)
+    assert difference.mean > difference.ci95
+    assert a.mean() - b.mean() < a.ci95()
+    assert difference.tasks == 100
+
+
+def test_pairing_curves_of_different_tasks_is_refused() -> None:
+    with pytest.raises(ValueError, match="3 tasks and the other 4"):
+        mk.paired(mk.Curve(torch.ones(3, 2)), mk.Curve(torch.ones(4, 2)))
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [({"alpha": -0.1}, "alpha"), ({"steps": -1}, "steps"), ({"size": 1}, "size is 1"), ({"route": "x"}, "route")],
+)
+def test_bad_settings_are_refused(bad: dict[str, object], words: str) -> None:
+    objective, theta, _ = sinusoid_problem()
+    settings = {"alpha": 0.1, "steps": 1, "split": "test", "size": 4} | bad
+    with pytest.raises(ValueError, match=words):
+        mk.evaluate(objective, theta, TASKS, **settings)  # type: ignore[arg-type]
+
+
+def test_nan_in_the_data_is_refused_and_a_divergence_is_reported_as_it_is() -> None:
+    objective, theta, _ = sinusoid_problem()
+
+    class Poisoned:
+        def batch(self, start: int, size: int, split: str = "train") -> mk.TaskBatch:
+            support, (x, y) = TASKS.batch(start, size, split)
+            return mk.TaskBatch(support, mk.Batch(x, y * math.nan))
+
+    with pytest.raises(ValueError, match="query's y are NaN"):
+        mk.evaluate(objective, theta, Poisoned(), alpha=0.1, steps=1, split="test", size=4)
+    diverged = mk.evaluate(objective, theta, TASKS, alpha=1e6, steps=30, split="test", size=4)
+    assert not torch.isfinite(diverged.loss[:, -1]).any()
+
+
+def test_a_quadratic_task_is_solved_in_the_number_of_steps_theory_gives() -> None:
+    """In one dimension H = 2, so one step of α = 1/2 lands on the optimum, and of α = 1 jumps to its mirror image."""
+    model = mk.models.mlp(1, 1, hidden=(), dtype=torch.float64)
+    model[0].register_parameter("bias", None)
+    objective = mk.Objective(model, mse)
+    tasks = mk.Quadratics(scales=(1.0,))
+    half = mk.evaluate(objective, objective.theta(), tasks, alpha=0.5, steps=1, split="test", size=20).mean()
+    one = mk.evaluate(objective, objective.theta(), tasks, alpha=1.0, steps=1, split="test", size=20).mean()
+    assert half[1] < 1e-25
+    assert one[1].item() == pytest.approx(one[0].item(), rel=1e-12)

@@ -1,0 +1,110 @@
+"""The kit neither reads nor sets global state, and says where its tensors live."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from oracles import flat, mse
+
+import mamlkit as mk
+from mamlkit.inner import descend
+from mamlkit.meta import ROUTES
+from mamlkit.pure import Params
+
+
+def everything() -> torch.Tensor:
+    """Tasks, model, adaptation, meta-gradients, training and evaluation: θ and losses in one vector."""
+    tasks = mk.Sinusoids(shots=4, queries=4, noise=0.1)
+    objective = mk.Objective(mk.models.mlp(1, 1, hidden=(5,)), mse)
+    quadratic = mk.Quadratics(noise=0.1).batch(0, 3)
+    adapted = mk.adapt(objective, objective.theta(), tasks.batch(0, 1).task(0).support, alpha=0.1, steps=2)
+    gradients = [
+        mk.meta_gradient(objective, objective.theta(), tasks.batch(0, 3), alpha=0.1, order=order, route=route).grad
+        for order in (1, 2)
+        for route in ("loop", "vmap")
+    ]
+    list(mk.train(objective, tasks, alpha=0.1, beta=0.01, iterations=3, progress=False))
+    curve = mk.evaluate(objective, objective.theta(), tasks, alpha=0.1, steps=2, split="test", size=4)
+    parts = [quadratic.support.y.float(), flat(adapted), *map(flat, gradients), flat(objective.theta()), curve.ci95()]
+    return torch.cat([part.reshape(-1) for part in parts])
+
+
+def test_global_random_state_is_neither_read_nor_set() -> None:
+    torch.manual_seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    random.seed(1)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index] # noqa: NPY002
+    first = everything()
+    after = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index] # noqa: NPY002
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+    torch.manual_seed(2)
+    assert torch.equal(everything(), first)
+
+
+def test_no_tensor_is_made_on_the_default_device() -> None:
+    """Under a default device of "meta", a tensor made without a device would have no values, and any use would fail."""
+    wanted = everything()
+    with torch.device("meta"):
+        found = everything()
+    assert found.device.type == "cpu"
+    assert torch.equal(found, wanted)
+
+
+def test_default_dtype_does_not_matter() -> None:
+    wanted = everything()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(everything(), wanted)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_everything_runs_on_tensors_without_values() -> None:
+    """Shapes and devices alone: on "meta" tensors any mixture of devices in the computation is an error."""
+    model = mk.models.mlp(1, 1).to("meta")
+    objective = mk.Objective(model, mse)
+    theta = objective.theta()
+    batch = mk.Sinusoids().batch(0, 3).to("meta")
+
+    def task_loss(theta: Params, task: mk.TaskBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        theta_prime = descend(objective, theta, task.support, 0.1, 2, 2)
+        loss = objective(theta_prime, *task.query)
+        return loss, loss
+
+    for route in ROUTES.values():
+        result = route(task_loss, theta, batch)
+        assert {g.device.type for g in result.grad.values()} == {"meta"}
+        assert result.loss.shape == (3,)
+
+
+def test_device_names() -> None:
+    assert mk.device("cpu") == torch.device("cpu")
+    assert mk.device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(ValueError, match=r'device is \'gpu\'; it must be "auto", "cpu", "cuda" or "cuda:N"'):
+        mk.device("gpu")
+    with pytest.raises(ValueError, match="the kit runs on"):
+        mk.device("meta")
+    with pytest.raises(RuntimeError, match="'cuda:99' but this machine offers"):
+        mk.device("cuda:99")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("route", ["loop", "vmap"])
+def test_cpu_and_cuda_agree_in_float64(route: str, order: int) -> None:
+    tasks = mk.Sinusoids(dtype=torch.float64)
+    results = {}
+    for place in ("cpu", "cuda"):
+        objective = mk.Objective(mk.models.mlp(1, 1, dtype=torch.float64).to(mk.device(place)), mse)
+        batch = tasks.batch(0, 25).to(place)
+        result = mk.meta_gradient(objective, objective.theta(), batch, alpha=0.01, steps=3, order=order, route=route)
+        assert {g.device.type for g in result.grad.values()} == {place}
+        list(mk.train(objective, tasks, alpha=0.01, beta=1e-3, iterations=5, order=order, route=route, progress=False))
+        curve = mk.evaluate(objective, objective.theta(), tasks, alpha=0.01, steps=3, split="test", size=50)
+        results[place] = torch.cat([flat(result.grad), flat(objective.theta()), curve.mean()]).cpu()
+    assert torch.allclose(results["cpu"], results["cuda"], atol=1e-10, rtol=1e-9)

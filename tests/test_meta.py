@@ -1,0 +1,163 @@
+"""Equations (E2) and (E3): the meta-gradient against closed forms, finite differences and the other route."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from oracles import (
+    WithEverything,
+    closed_form,
+    finite_differences,
+    flat,
+    meta_loss,
+    mse,
+    quadratic_problem,
+    relative_error,
+    sinusoid_problem,
+)
+from torch import nn
+
+import mamlkit as mk
+
+ROUTES = ["loop", "vmap"]
+PROBLEMS = {"mlp": sinusoid_problem, "quadratic": quadratic_problem}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("route", ROUTES)
+def test_second_order_meta_gradient_equals_finite_differences(route: str, problem: str, steps: int) -> None:
+    objective, theta, batch = PROBLEMS[problem]()
+    found = flat(mk.meta_gradient(objective, theta, batch, alpha=0.05, steps=steps, route=route).grad)
+    wanted = finite_differences(meta_loss(objective, batch, alpha=0.05, steps=steps), theta)
+    assert relative_error(found, wanted) <= 1e-6
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("steps", [0, 1, 2, 5])
+@pytest.mark.parametrize("route", ROUTES)
+def test_meta_gradient_equals_the_closed_form_on_quadratics(route: str, steps: int, order: int) -> None:
+    objective, theta, batch = quadratic_problem()
+    found = mk.meta_gradient(objective, theta, batch, alpha=0.1, steps=steps, order=order, route=route)
+    wanted = closed_form(batch, theta["0.weight"].T, 0.1, steps, order)
+    assert torch.allclose(flat(found.grad), wanted[:, 0], atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("route", ROUTES)
+def test_first_order_equals_the_query_gradient_at_theta_prime_exactly(route: str, steps: int) -> None:
+    objective, theta, batch = sinusoid_problem(tasks=1)
+    support, query = batch.task(0)
+    theta_prime = mk.adapt(objective, theta, support, alpha=0.1, steps=steps, order=1)
+    wanted = torch.func.grad(objective)(theta_prime, *query)
+    found = mk.meta_gradient(objective, theta, batch, alpha=0.1, steps=steps, order=1, route=route).grad
+    if route == "loop":
+        assert torch.equal(flat(found), flat(wanted))
+    assert torch.allclose(flat(found), flat(wanted), atol=1e-14, rtol=0)
+
+
+def test_first_order_differs_from_second_by_the_hessian_term() -> None:
+    objective, theta, batch = quadratic_problem(tasks=1)
+    first, second = (flat(mk.meta_gradient(objective, theta, batch, alpha=0.1, order=order).grad) for order in (1, 2))
+    x = batch.support.x[0]
+    assert torch.allclose(first - second, 0.1 * (2 * x.T @ x / len(x)) @ first, atol=1e-12)
+    assert relative_error(first, second) > 0.01
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("problem", [*PROBLEMS, "everything"])
+def test_loop_and_vmap_agree(problem: str, steps: int, order: int) -> None:
+    if problem == "everything":
+        objective = mk.Objective(WithEverything(), mse)
+        theta, batch = objective.theta(), mk.Sinusoids(dtype=torch.float64).batch(0, 3)
+    else:
+        objective, theta, batch = PROBLEMS[problem]()
+    loop, vmap = (
+        mk.meta_gradient(objective, theta, batch, alpha=0.05, steps=steps, order=order, route=route) for route in ROUTES
+    )
+    assert list(loop.grad) == list(vmap.grad) == list(theta)
+    assert torch.allclose(loop.loss, vmap.loss, atol=1e-12, rtol=0)
+    assert torch.allclose(loop.loss_before, vmap.loss_before, atol=1e-12, rtol=0)
+    assert torch.allclose(flat(loop.grad), flat(vmap.grad), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_norms_inside_a_module_have_the_right_second_order_gradient(route: str) -> None:
+    objective = mk.Objective(WithEverything(), mse)
+    theta, batch = objective.theta(), mk.Sinusoids(shots=6, dtype=torch.float64).batch(0, 2)
+    found = flat(mk.meta_gradient(objective, theta, batch, alpha=0.05, steps=2, route=route).grad)
+    wanted = finite_differences(meta_loss(objective, batch, alpha=0.05, steps=2), theta)
+    assert relative_error(found, wanted) <= 1e-6
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_parameter_the_loss_does_not_touch_gets_a_zero_gradient(route: str) -> None:
+    objective = mk.Objective(WithEverything(), mse)
+    batch = mk.Sinusoids(dtype=torch.float64).batch(0, 2)
+    result = mk.meta_gradient(objective, objective.theta(), batch, alpha=0.1, route=route)
+    assert torch.equal(result.grad["unused"], torch.zeros(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_losses_are_those_of_adapt(route: str) -> None:
+    objective, theta, batch = sinusoid_problem()
+    result = mk.meta_gradient(objective, theta, batch, alpha=0.1, steps=2, route=route)
+    for i in range(batch.size):
+        support, query = batch.task(i)
+        theta_prime = mk.adapt(objective, theta, support, alpha=0.1, steps=2)
+        assert result.loss[i].item() == pytest.approx(objective(theta_prime, *query).item(), abs=1e-14)
+        assert result.loss_before[i].item() == pytest.approx(objective(theta, *query).item(), abs=1e-14)
+
+
+def test_results_carry_no_graph_and_theta_is_left_alone() -> None:
+    objective, theta, batch = sinusoid_problem()
+    for route in ROUTES:
+        result = mk.meta_gradient(objective, theta, batch, alpha=0.1, route=route)
+        tensors = [result.loss, result.loss_before, *result.grad.values()]
+        assert not any(tensor.requires_grad for tensor in tensors)
+        assert not any(weight.requires_grad or weight.grad is not None for weight in theta.values())
+
+
+def test_meta_gradient_works_where_gradients_are_switched_off() -> None:
+    objective, theta, batch = sinusoid_problem()
+    wanted = flat(mk.meta_gradient(objective, theta, batch, alpha=0.1).grad)
+    for route in ROUTES:
+        with torch.no_grad():
+            found = flat(mk.meta_gradient(objective, theta, batch, alpha=0.1, route=route).grad)
+        assert torch.allclose(found, wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_bad_tasks_are_refused(route: str) -> None:
+    objective, theta, batch = sinusoid_problem()
+    support, query = batch
+    cases = [
+        (mk.TaskBatch(mk.Batch(support.x[:0], support.y[:0]), query), "support is empty"),
+        (mk.TaskBatch(support, mk.Batch(query.x[:, :0], query.y[:, :0])), "query is empty"),
+        (mk.TaskBatch(support, mk.Batch(query.x, query.y[:, :3])), "the query has x of shape"),
+        (mk.TaskBatch(support, mk.Batch(query.x[:2], query.y[:2])), "support holds 3 tasks and the query 2"),
+        (mk.TaskBatch(support, mk.Batch(query.x, query.y * float("nan"))), "query's y are NaN"),
+        (batch.task(0), "first 2 dimensions|would be broadcast|could not take"),
+    ]
+    for bad, words in cases[:5]:
+        with pytest.raises(ValueError, match=words):
+            mk.meta_gradient(objective, theta, bad, alpha=0.1, route=route)
+
+
+def test_an_unknown_route_is_refused() -> None:
+    objective, theta, batch = sinusoid_problem()
+    with pytest.raises(ValueError, match="route is 'fast'; it must be one of vmap, loop"):
+        mk.meta_gradient(objective, theta, batch, alpha=0.1, route="fast")
+
+
+def test_classification_with_integer_labels_serves() -> None:
+    model = mk.models.mlp(2, 3, hidden=(5,), dtype=torch.float64)
+    objective = mk.Objective(model, nn.functional.cross_entropy)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 6, 2, dtype=torch.float64, generator=generator)
+    y = torch.tensor([0, 1, 2, 0, 1, 2]).expand(2, 6)
+    batch = mk.TaskBatch(mk.Batch(x, y), mk.Batch(x.flip(1), y.flip(1)))
+    found = flat(mk.meta_gradient(objective, objective.theta(), batch, alpha=0.5, steps=2).grad)
+    wanted = finite_differences(meta_loss(objective, batch, alpha=0.5, steps=2), objective.theta())
+    assert relative_error(found, wanted) <= 1e-6

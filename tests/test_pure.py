@@ -1,0 +1,137 @@
+"""A module run as a pure function: forward values unchanged, buffers untouched, dropout refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+import mamlkit as mk
+from mamlkit import pure
+
+
+def _module(norm: nn.Module) -> nn.Sequential:
+    norm = norm.double()
+    with torch.no_grad():
+        for i, parameter in enumerate(norm.parameters()):
+            parameter.copy_(torch.linspace(0.5, 1.5 + i, parameter.numel(), dtype=torch.float64).view(parameter.shape))
+    return nn.Sequential(norm)
+
+
+NORMS_1D: list[nn.Module] = [
+    nn.BatchNorm1d(6),
+    nn.BatchNorm1d(6, track_running_stats=False, affine=False),
+    nn.LayerNorm(6),
+    nn.LayerNorm(6, bias=False),
+    nn.GroupNorm(3, 6),
+    nn.RMSNorm(6),
+]
+NORMS_2D: list[nn.Module] = [
+    nn.BatchNorm2d(6),
+    nn.InstanceNorm2d(6),
+    nn.InstanceNorm2d(6, affine=True, track_running_stats=True),
+    nn.GroupNorm(2, 6),
+    nn.LayerNorm([6, 3, 3]),
+]
+CASES = [(norm, (5, 6)) for norm in NORMS_1D] + [(norm, (5, 6, 3, 3)) for norm in NORMS_2D]
+
+
+def _input(shape: tuple[int, ...]) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3 + 1
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("norm", "shape"), CASES, ids=lambda value: str(value))
+def test_forward_values_are_pytorchs_to_rounding(norm: nn.Module, shape: tuple[int, ...], training: bool) -> None:
+    module = _module(norm).train(training)
+    x = _input(shape)
+    found = pure.call(module, dict(module.named_parameters()), x)
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    wanted = functional_call(module, buffers, (x,))
+    assert torch.allclose(found, wanted, atol=1e-13, rtol=1e-13)
+
+
+def test_running_statistics_are_read_in_evaluation_mode_and_never_written() -> None:
+    norm = nn.BatchNorm1d(6).double()
+    assert norm.running_mean is not None
+    norm.running_mean.fill_(2.0)
+    x = _input((5, 6))
+    before = {name: buffer.clone() for name, buffer in norm.named_buffers()}
+    trained = pure.call(norm.train(), {}, x)
+    evaluated = pure.call(norm.eval(), {}, x)
+    assert torch.allclose(trained.mean(0), torch.zeros(6, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(evaluated, (x - 2) / (1 + norm.eps) ** 0.5)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in norm.named_buffers())
+
+
+def test_the_replacement_is_gone_after_the_call() -> None:
+    norm = nn.BatchNorm1d(6).double()
+    pure.call(norm, {}, _input((5, 6)))
+    norm(_input((5, 6)))
+    assert norm.num_batches_tracked is not None
+    assert norm.num_batches_tracked.item() == 1
+
+
+class _Functional(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, 0.5, training=True)
+
+
+@pytest.mark.parametrize(
+    "module", [nn.Dropout(0.3), nn.Dropout1d(0.3), nn.AlphaDropout(0.3), _Functional()], ids=lambda module: repr(module)
+)
+def test_an_active_dropout_is_refused(module: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"active dropout \(p = 0\.\d\).*model\.eval\(\)"):
+        pure.call(module, {}, _input((5, 6, 3)))
+
+
+@pytest.mark.parametrize("module", [nn.Dropout(0.3).eval(), nn.Dropout(0.0)], ids=["evaluation mode", "p = 0"])
+def test_a_dropout_that_does_nothing_is_let_through(module: nn.Module) -> None:
+    x = _input((5, 6))
+    assert torch.equal(pure.call(module, {}, x), x)
+
+
+def test_dropout_is_refused_by_every_entry_on_every_route() -> None:
+    model = nn.Sequential(mk.models.mlp(1, 4), nn.Dropout(0.5), mk.models.mlp(4, 1))
+    objective = mk.Objective(model, F.mse_loss)
+    batch = mk.Sinusoids().batch(0, 3)
+    for route in ("loop", "vmap"):
+        with pytest.raises(ValueError, match="active dropout"):
+            mk.meta_gradient(objective, objective.theta(), batch, alpha=0.1, route=route)
+    with pytest.raises(ValueError, match="active dropout"):
+        next(mk.train(objective, mk.Sinusoids(), alpha=0.1, beta=0.1, iterations=1))
+
+
+def test_one_value_a_channel_is_refused_by_batch_norm() -> None:
+    with pytest.raises(ValueError, match="one value a channel"):
+        pure.call(nn.BatchNorm1d(6).double(), {}, _input((1, 6)))
+
+
+class _Shared(nn.Module):
+    """One module used under two names, and one weight shared by two modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = mk.models.mlp(3, 3, hidden=(), seed=1)
+        self.same = self.first
+        self.other = mk.models.mlp(3, 3, hidden=(), seed=2)
+        self.other[0].weight = self.first[0].weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.other(self.same(self.first(x)))
+        return result
+
+
+def test_shared_modules_and_tied_weights_follow_theta_and_stay_whole() -> None:
+    model = _Shared()
+    parameters = dict(model.named_parameters())
+    x = torch.ones(2, 3)
+    wanted = model(x)
+    doubled = {name: 2 * p.detach() for name, p in parameters.items()}
+    found = pure.call(model, doubled, x)
+    w, b = doubled["first.0.weight"], doubled["first.0.bias"]
+    assert torch.allclose(found, ((x @ w.T + b) @ w.T + b) @ w.T + doubled["other.0.bias"])
+    assert all(p is parameters[name] for name, p in model.named_parameters())
+    assert torch.equal(model(x), wanted)

@@ -1,0 +1,145 @@
+"""Tasks are a pure function of (seed, split, index), and follow the law that they claim."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+import mamlkit as mk
+from mamlkit.tasks import normals, uniforms
+
+DISTRIBUTIONS: list[mk.Sinusoids | mk.Quadratics] = [
+    mk.Sinusoids(shots=5, queries=15, noise=0.1, dtype=torch.float64),
+    mk.Quadratics(shots=5, queries=15, noise=0.1, scales=(1.0, 2.0, 3.0)),
+]
+
+
+FROZEN = [0.7189603557780037, 0.07844205127028847]
+
+
+def same(a: mk.TaskBatch, b: mk.TaskBatch) -> bool:
+    return all(torch.equal(p, q) for x, y in zip(a, b, strict=True) for p, q in zip(x, y, strict=True))
+
+
+@pytest.mark.parametrize("tasks", DISTRIBUTIONS, ids=["sinusoids", "quadratics"])
+def test_task_17_is_the_same_alone_and_in_any_batch(tasks: mk.TaskDistribution) -> None:
+    alone = tasks.batch(17, 1).task(0)
+    assert same(alone, tasks.batch(0, 25).task(17))
+    assert same(alone, tasks.batch(10, 9).task(7))
+
+
+def test_task_17_is_the_same_in_another_process() -> None:
+    code = (
+        "import mamlkit as mk; b = mk.Sinusoids(seed=3).batch(17, 1, 'test');"
+        "print(b.support.x.flatten().tolist(), b.query.y.flatten().tolist())"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    here = mk.Sinusoids(seed=3).batch(0, 25, "test").task(17)
+    assert printed.strip() == f"{here.support.x.flatten().tolist()} {here.query.y.flatten().tolist()}"
+
+
+def test_uniform_draws_are_the_bits_that_every_machine_draws() -> None:
+    """Frozen from the definition (SeedSequence → Philox → top 53 bits), so that a change of law cannot pass unseen."""
+    drawn = uniforms(seed=0, split="train", stream="wave", start=17, size=1, count=2)
+    assert drawn.tolist() == uniforms(seed=0, split="train", stream="wave", start=0, size=18, count=2)[17:].tolist()
+    assert drawn[0].tolist() == FROZEN
+
+
+@pytest.mark.parametrize("tasks", DISTRIBUTIONS, ids=["sinusoids", "quadratics"])
+def test_seed_split_and_index_each_change_the_task(tasks: mk.Sinusoids | mk.Quadratics) -> None:
+    first = tasks.batch(0, 1)
+    others = [
+        tasks.batch(1, 1),
+        tasks.batch(0, 1, "test"),
+        tasks.batch(0, 1, "validation"),
+        replace(tasks, seed=1).batch(0, 1),
+    ]
+    assert not any(same(first, other) for other in others)
+
+
+def test_shots_do_not_change_the_waves() -> None:
+    few, many = mk.Sinusoids(shots=1), mk.Sinusoids(shots=50)
+    assert torch.equal(few.waves(0, 9)[0], many.waves(0, 9)[0])
+    assert torch.equal(few.waves(0, 9)[1], many.waves(0, 9)[1])
+
+
+def test_sinusoids_follow_the_papers_law() -> None:
+    tasks = mk.Sinusoids(dtype=torch.float64)
+    amplitude, phase = tasks.waves(0, 20_000)
+    for values, (low, high) in ((amplitude, (0.1, 5.0)), (phase, (0.0, math.pi))):
+        assert values.min() >= low
+        assert values.max() <= high
+        # Five standard errors of a uniform law's mean; its variance is (high − low)²/12.
+        spread = (high - low) / math.sqrt(12)
+        assert abs(values.mean() - (low + high) / 2) < 5 * spread / math.sqrt(20_000)
+        assert values.std() == pytest.approx(spread, rel=0.02)
+    x, y = tasks.batch(0, 50).query
+    a, p = (values[:50, None, None] for values in (amplitude, phase))
+    assert torch.allclose(y, a * torch.sin(x - p), atol=1e-14)
+    assert x.min() >= -5
+    assert x.max() <= 5
+    assert torch.allclose(a * torch.sin(p - p), torch.zeros(1, dtype=torch.float64))
+
+
+def test_noise_has_the_stated_deviation_and_leaves_x_alone() -> None:
+    clean = mk.Sinusoids(shots=40, dtype=torch.float64)
+    noisy = replace(clean, noise=0.5)
+    a, b = clean.batch(0, 500), noisy.batch(0, 500)
+    assert torch.equal(a.support.x, b.support.x)
+    residual = b.support.y - a.support.y
+    assert residual.std().item() == pytest.approx(0.5, rel=0.03)
+    assert abs(residual.mean().item()) < 5 * 0.5 / math.sqrt(residual.numel())
+
+
+def test_normals_are_standard_and_independent_across_streams() -> None:
+    z, other = (normals(0, "train", stream, 0, 5000, 4).ravel() for stream in ("a", "b"))
+    assert abs(z.mean()) < 5 / math.sqrt(z.size)
+    assert z.std() == pytest.approx(1, rel=0.03)
+    assert abs((z * other).mean()) < 5 / math.sqrt(z.size)
+
+
+def test_quadratics_have_the_stated_hessian_and_weights() -> None:
+    tasks = mk.Quadratics(shots=7, scales=(1.0, 3.0), spread=2.0)
+    batch = tasks.batch(0, 400)
+    hessian = 2 * batch.support.x.mT @ batch.support.x / 7
+    assert torch.allclose(hessian.diagonal(dim1=1, dim2=2), torch.tensor([2.0, 18.0], dtype=torch.float64))
+    weights = tasks.weights(0, 400)
+    assert weights.std().item() == pytest.approx(2.0, rel=0.1)
+    assert torch.allclose(batch.query.x @ weights[..., None], batch.query.y)
+
+
+def test_dtype_and_device_are_those_asked_for() -> None:
+    batch = mk.Sinusoids(dtype=torch.float64).batch(0, 2)
+    assert {part.dtype for pair in batch for part in pair} == {torch.float64}
+    assert {part.device.type for pair in batch.to("meta") for part in pair} == {"meta"}
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ({"shots": 0}, "shots is 0"),
+        ({"queries": -1}, "queries is -1"),
+        ({"seed": -3}, "seed is -3"),
+        ({"noise": float("nan")}, "noise is nan"),
+        ({"dtype": torch.int64}, "torch.int64"),
+        ({"amplitude": (5.0, 0.1)}, "amplitude is"),
+        ({"domain": (0.0, math.inf)}, "domain is"),
+    ],
+)
+def test_a_bad_distribution_is_refused_by_name(bad: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        mk.Sinusoids(**bad)  # type: ignore[arg-type]
+
+
+def test_an_unknown_split_and_an_empty_range_are_refused() -> None:
+    with pytest.raises(ValueError, match="train, validation, test"):
+        mk.Sinusoids().batch(0, 1, "tset")
+    with pytest.raises(ValueError, match="size 1 or more"):
+        mk.Sinusoids().batch(0, 0)
+    with pytest.raises(ValueError, match="dimension is 0"):
+        mk.Quadratics(scales=())

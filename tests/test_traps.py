@@ -1,0 +1,382 @@
+"""Bugs seen in public MAML code. Each is planted here, and a check that the kit passes must catch it.
+
+A check takes nothing and raises AssertionError when the kit is wrong; a bug is a patch of the kit.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from oracles import (
+    WithEverything,
+    closed_form,
+    finite_differences,
+    flat,
+    meta_loss,
+    mse,
+    quadratic_problem,
+    relative_error,
+    sinusoid_problem,
+)
+from torch import Tensor, nn
+from torch.func import functional_call, grad
+
+import mamlkit as mk
+from mamlkit import inner, meta, pure
+from mamlkit import tasks as drawing
+from mamlkit.pure import Params
+
+# The package gives `evaluate` and `train` as functions; these are the modules they live in.
+evaluation, training = (importlib.import_module(f"mamlkit.{name}") for name in ("evaluate", "train"))
+descend, sinusoid_batch = inner.descend, mk.Sinusoids.batch
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+# --- the checks
+
+
+def second_order_equals_the_closed_form() -> None:
+    objective, theta, batch = quadratic_problem()
+    for route in ("loop", "vmap"):
+        found = flat(mk.meta_gradient(objective, theta, batch, alpha=0.1, route=route).grad)
+        assert torch.allclose(found, closed_form(batch, theta["0.weight"].T, 0.1, 1, order=2)[:, 0], atol=1e-10)
+
+
+def first_order_equals_the_query_gradient_at_theta_prime() -> None:
+    objective, theta, batch = sinusoid_problem(tasks=1)
+    support, query = batch.task(0)
+    theta_prime = descend(objective, theta, support, 0.1, 1, 1)
+    found = flat(mk.meta_gradient(objective, theta, batch, alpha=0.1, order=1).grad)
+    assert torch.allclose(found, flat(grad(objective)(theta_prime, *query)), atol=1e-13)
+
+
+def several_steps_equal_finite_differences() -> None:
+    objective, theta, batch = sinusoid_problem(tasks=2)
+    for steps in (1, 2, 5):
+        found = flat(mk.meta_gradient(objective, theta, batch, alpha=0.1, steps=steps).grad)
+        assert relative_error(found, finite_differences(meta_loss(objective, batch, 0.1, steps), theta)) < 1e-6
+
+
+def several_steps_equal_the_closed_form() -> None:
+    objective, theta, batch = quadratic_problem()
+    found = flat(mk.meta_gradient(objective, theta, batch, alpha=0.1, steps=3).grad)
+    assert torch.allclose(found, closed_form(batch, theta["0.weight"].T, 0.1, 3, order=2)[:, 0], atol=1e-10)
+
+
+def the_query_judges_and_does_not_adapt() -> None:
+    objective, theta, batch = sinusoid_problem()
+    relabelled = mk.TaskBatch(batch.support, mk.Batch(batch.query.x, batch.query.y + 1))
+    a, b = (mk.meta_gradient(objective, theta, tasks, alpha=0.1) for tasks in (batch, relabelled))
+    assert not torch.allclose(flat(a.grad), flat(b.grad))
+    same_query = mk.TaskBatch(mk.Batch(batch.support.x, batch.support.y + 1), batch.query)
+    assert torch.equal(mk.meta_gradient(objective, theta, same_query, alpha=0.1).loss_before, a.loss_before)
+
+
+def support_and_query_share_no_example() -> None:
+    batch = mk.Sinusoids(shots=10, queries=10).batch(0, 50)
+    for i in range(50):
+        assert not set(batch.support.x[i].flatten().tolist()) & set(batch.query.x[i].flatten().tolist())
+
+
+def tasks_are_not_repeated_and_splits_do_not_overlap() -> None:
+    tasks = mk.Sinusoids(dtype=torch.float64)
+    waves = [w for split in drawing.SPLITS for w in zip(*(v.tolist() for v in tasks.waves(0, 300, split)), strict=True)]
+    assert len(set(waves)) == 900
+    batches = [tasks.batch(0, 300, split).support.y.flatten(1).tolist() for split in drawing.SPLITS]
+    assert len({tuple(y) for split in batches for y in split}) == 900
+
+
+def sinusoids_cross_zero_at_their_phase() -> None:
+    tasks = mk.Sinusoids(shots=200, dtype=torch.float64)
+    amplitude, phase = tasks.waves(0, 30)
+    x, y = tasks.batch(0, 30).support
+    assert torch.allclose(y[..., 0], amplitude[:, None] * torch.sin(x[..., 0] - phase[:, None]), atol=1e-12)
+
+
+def tasks_leave_no_state_behind() -> None:
+    model = WithEverything()
+    objective = mk.Objective(model, mse)
+    theta, batch = objective.theta(), mk.Sinusoids(dtype=torch.float64).batch(0, 2)
+    kept = {name: value.clone() for name, value in model.state_dict().items()}
+    there = [objective(theta, *batch.task(i).query).item() for i in (0, 1)]
+    back = [objective(theta, *batch.task(i).query).item() for i in (1, 0)]
+    assert there == back[::-1]
+    assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
+
+
+def duplicates_change_no_mean() -> None:
+    objective, theta, batch = sinusoid_problem()
+    twice = mk.TaskBatch(*(mk.Batch(part.x.repeat(2, 1, 1), part.y.repeat(2, 1, 1)) for part in batch))
+    doubled = mk.TaskBatch(mk.Batch(*(t.repeat(1, 2, 1) for t in batch.support)), batch.query)
+    wanted = mk.meta_gradient(objective, theta, batch, alpha=0.1)
+    for tasks in (twice, doubled):
+        found = mk.meta_gradient(objective, theta, tasks, alpha=0.1)
+        assert torch.allclose(flat(found.grad), flat(wanted.grad), atol=1e-12)
+
+
+def adaptation_changes_the_forward_pass() -> None:
+    objective, theta, _ = sinusoid_problem()
+    curve = mk.evaluate(objective, theta, mk.Sinusoids(dtype=torch.float64), alpha=0.1, steps=1, split="test", size=5)
+    assert (curve.loss[:, 0] != curve.loss[:, 1]).all()
+    support, query = sinusoid_problem()[2].task(0)
+    theta_prime = mk.adapt(objective, theta, support, alpha=0.1)
+    assert not torch.equal(objective.predict(theta_prime, query.x), objective.predict(theta, query.x))
+
+
+def one_shot_and_fifteen_queries_are_dealt_as_asked() -> None:
+    batch = mk.Sinusoids(shots=1, queries=15).batch(0, 4)
+    assert batch.support.x.shape == (4, 1, 1)
+    assert batch.query.x.shape == (4, 15, 1)
+    assert len(set(batch.query.x.flatten().tolist())) == 60
+
+
+def every_test_step_is_taken() -> None:
+    objective, theta, _ = sinusoid_problem()
+    tasks = mk.Sinusoids(dtype=torch.float64)
+    loss = mk.evaluate(objective, theta, tasks, alpha=0.05, steps=10, split="test", size=4).loss
+    assert loss.shape == (4, 11)
+    assert (loss.diff(dim=1) != 0).all()
+
+
+def evaluation_keeps_no_graph() -> None:
+    objective, theta, _ = sinusoid_problem()
+    leaves = {name: weight.clone().requires_grad_() for name, weight in theta.items()}
+    tasks = mk.Sinusoids(dtype=torch.float64)
+    assert mk.evaluate(objective, leaves, tasks, alpha=0.05, steps=1, split="test", size=4).loss.grad_fn is None
+
+
+def training_never_sees_the_test_split() -> None:
+    @dataclass(frozen=True)
+    class Guarded:
+        def batch(self, start: int, size: int, split: str = "train") -> mk.TaskBatch:
+            assert split == "train"
+            return mk.Sinusoids().batch(start, size, split)
+
+    objective = mk.Objective(mk.models.mlp(1, 1), mse)
+    list(mk.train(objective, Guarded(), alpha=0.1, beta=0.1, iterations=2, progress=False))
+
+
+def intervals_cover_what_they_claim_to() -> None:
+    generator = torch.Generator().manual_seed(0)
+    losses = torch.randn(100, 2000, generator=generator, dtype=torch.float64)
+    covered = (losses.mean(0).abs() <= evaluation.half_width(losses)).double().mean().item()
+    assert abs(covered - 0.95) < 5 * math.sqrt(0.95 * 0.05 / 2000)
+
+
+def norms_have_the_right_gradient_under_vmap() -> None:
+    layers = [
+        mk.models.mlp(1, 6, hidden=()),
+        nn.BatchNorm1d(6, track_running_stats=False),
+        nn.Tanh(),
+        mk.models.mlp(6, 1),
+    ]
+    objective = mk.Objective(nn.Sequential(*layers).double(), mse)
+    theta, batch = objective.theta(), mk.Sinusoids(shots=6, dtype=torch.float64).batch(0, 2)
+    found = flat(mk.meta_gradient(objective, theta, batch, alpha=0.05, route="vmap").grad)
+    wanted = flat(mk.meta_gradient(objective, theta, batch, alpha=0.05, route="loop").grad)
+    assert relative_error(found, wanted) < 1e-10
+    # The bias in front of a batch norm changes nothing, so its true gradient is zero.
+    assert mk.meta_gradient(objective, theta, batch, alpha=0.05).grad["0.0.bias"].abs().max() < 1e-12
+
+
+# --- the bugs
+
+
+def descent(step: Callable[[mk.Objective, Params, Params, mk.Batch, float, int, int, int], Params]) -> Plant:
+    """A bug inside the inner loop: `step(objective, θ, start, support, α, order, i, steps)` replaces one step."""
+
+    def wrong(
+        objective: mk.Objective, theta: Params, support: mk.Batch, alpha: float, steps: int, order: int
+    ) -> Params:
+        start = theta
+        for i in range(steps):
+            theta = step(objective, theta, start, support, alpha, order, i, steps)
+        return theta
+
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        for module in (inner, meta, evaluation):
+            patch.setattr(module, "descend", wrong)
+
+    return plant
+
+
+def rewritten(module: str, function: str, *changes: tuple[str, str]) -> Plant:
+    """A bug in the source: the kit's own function, compiled again with some of its text changed."""
+
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        home = importlib.import_module(f"mamlkit.{module}")
+        source = inspect.getsource(getattr(home, function))
+        for old, new in changes:
+            assert old in source, f"{module}.{function} no longer reads {old!r}"
+            source = source.replace(old, new)
+        namespace = dict(vars(home))
+        exec(compile("from __future__ import annotations\n" + source, f"{function} with a bug", "exec"), namespace)
+        wrong = namespace[function]
+        for owner in (home, mk):
+            if hasattr(owner, function):
+                patch.setattr(owner, function, wrong)
+        for route, original in list(meta.ROUTES.items()):
+            if original.__name__ == function:
+                patch.setitem(meta.ROUTES, route, wrong)
+
+    return plant
+
+
+def rewritten_batch(rewrite: Callable[..., mk.TaskBatch]) -> Plant:
+    return lambda patch: patch.setattr(mk.Sinusoids, "batch", rewrite)
+
+
+def _scaled_loss(patch: pytest.MonkeyPatch) -> None:
+    call = inner.Objective.__call__
+    patch.setattr(inner.Objective, "__call__", lambda self, theta, x, y: len(x) * call(self, theta, x, y))
+
+
+def _buffers_written(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(pure, "call", lambda model, theta, x: functional_call(model, theta, (x,)))
+
+
+def _support_as_query(self: mk.Sinusoids, start: int, size: int, split: str = "train") -> mk.TaskBatch:
+    batch = sinusoid_batch(self, start, size, split)
+    return mk.TaskBatch(batch.support, batch.support)
+
+
+def _pool(self: mk.Sinusoids, start: int, size: int, split: str = "train") -> mk.TaskBatch:
+    whole = sinusoid_batch(self, 0, 100, "train")
+    chosen = torch.arange(start, start + size) % 100
+    return mk.TaskBatch(*(mk.Batch(part.x[chosen], part.y[chosen]) for part in whole))
+
+
+def _phase_as_frequency(self: mk.Sinusoids, start: int, size: int, split: str = "train") -> mk.TaskBatch:
+    amplitude, phase = (values[:, None, None] for values in self.waves(start, size, split))
+    batch = sinusoid_batch(self, start, size, split)
+    return mk.TaskBatch(*(mk.Batch(part.x, amplitude * torch.sin(phase * part.x)) for part in batch))
+
+
+def _even_odd_split(self: mk.Sinusoids, start: int, size: int, split: str = "train") -> mk.TaskBatch:
+    x, y = sinusoid_batch(replace(self, shots=self.shots + self.queries), start, size, split).support
+    return mk.TaskBatch(mk.Batch(x[:, ::2], y[:, ::2]), mk.Batch(x[:, 1::2], y[:, 1::2]))
+
+
+def _stale_predictions(patch: pytest.MonkeyPatch) -> None:
+    predict = inner.Objective.predict
+    seen: dict[torch.Size, Tensor] = {}
+
+    def stale(self: mk.Objective, theta: Params, x: Tensor) -> Tensor:
+        return seen.setdefault(x.shape, predict(self, theta, x))
+
+    patch.setattr(inner.Objective, "predict", stale)
+
+
+def _one_step_only(patch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def once(objective: mk.Objective, theta: Params, support: mk.Batch, alpha: float, steps: int, order: int) -> Params:
+        calls.append(steps)
+        return descend(objective, theta, support, alpha, steps, order) if len(calls) <= 1 else theta
+
+    patch.setattr(evaluation, "descend", once)
+
+
+def no_create_graph(
+    objective: mk.Objective, theta: Params, start: Params, support: mk.Batch, alpha: float, order: int, i: int, n: int
+) -> Params:
+    return descend(objective, theta, support, alpha, 1, order=1)
+
+
+def parameters_detached(
+    objective: mk.Objective, theta: Params, start: Params, support: mk.Batch, alpha: float, order: int, i: int, n: int
+) -> Params:
+    adapted = descend(objective, theta, support, alpha, 1, order)
+    return {name: weight.detach() for name, weight in adapted.items()} if order == 1 else adapted
+
+
+def graph_through_the_last_step_only(
+    objective: mk.Objective, theta: Params, start: Params, support: mk.Batch, alpha: float, order: int, i: int, n: int
+) -> Params:
+    return descend(objective, theta, support, alpha, 1, order=order if i == n - 1 else 1)
+
+
+def gradient_of_the_start_at_every_step(
+    objective: mk.Objective, theta: Params, start: Params, support: mk.Batch, alpha: float, order: int, i: int, n: int
+) -> Params:
+    moved = descend(objective, start, support, alpha, 1, order)
+    return {name: theta[name] + moved[name] - start[name] for name in theta}
+
+
+TRAPS: list[tuple[str, Callable[[], None], Plant]] = [
+    ("missing create_graph", second_order_equals_the_closed_form, descent(no_create_graph)),
+    (
+        "first order by detaching parameters",
+        first_order_equals_the_query_gradient_at_theta_prime,
+        descent(parameters_detached),
+    ),
+    (
+        "graph through the last step only",
+        several_steps_equal_finite_differences,
+        descent(graph_through_the_last_step_only),
+    ),
+    ("right at one step only", several_steps_equal_the_closed_form, descent(gradient_of_the_start_at_every_step)),
+    (
+        "query loss on the support set",
+        the_query_judges_and_does_not_adapt,
+        rewritten(
+            "meta", "meta_gradient", ("objective(theta_prime, *task.query)", "objective(theta_prime, *task.support)")
+        ),
+    ),
+    ("query points are the support points", support_and_query_share_no_example, rewritten_batch(_support_as_query)),
+    ("tasks from a pool", tasks_are_not_repeated_and_splits_do_not_overlap, rewritten_batch(_pool)),
+    ("phase as frequency", sinusoids_cross_zero_at_their_phase, rewritten_batch(_phase_as_frequency)),
+    ("even and odd points", one_shot_and_fifteen_queries_are_dealt_as_asked, rewritten_batch(_even_odd_split)),
+    ("buffers written", tasks_leave_no_state_behind, _buffers_written),
+    ("sum over tasks", duplicates_change_no_mean, rewritten("meta", "vmapped", ("after.mean()", "after.sum()"))),
+    ("sum over examples", duplicates_change_no_mean, _scaled_loss),
+    ("outputs from before adaptation", adaptation_changes_the_forward_pass, _stale_predictions),
+    ("test steps as training steps", every_test_step_is_taken, _one_step_only),
+    (
+        "evaluation keeps the graph",
+        evaluation_keeps_no_graph,
+        rewritten("evaluate", "evaluate", ("weight.detach()", "weight"), ("torch.no_grad()", "torch.enable_grad()")),
+    ),
+    (
+        "test split used for monitoring",
+        training_never_sees_the_test_split,
+        rewritten("train", "train", ('tasks_per_iteration, "train")', 'tasks_per_iteration, "test")')),
+    ),
+    (
+        "interval without the root of n",
+        intervals_cover_what_they_claim_to,
+        lambda patch: patch.setattr(evaluation, "half_width", lambda values: 1.96 * values.std(0)),
+    ),
+    (
+        "interval over the examples of all tasks",
+        intervals_cover_what_they_claim_to,
+        lambda patch: patch.setattr(
+            evaluation, "half_width", lambda values: 1.96 * values.std(0) / math.sqrt(15 * len(values))
+        ),
+    ),
+    (
+        "native norms under vmap",
+        norms_have_the_right_gradient_under_vmap,
+        lambda patch: patch.setattr(pure, "_PURE", {}),
+    ),
+]
+NAMES = [name for name, _, _ in TRAPS]
+
+
+@pytest.mark.parametrize(("name", "check", "plant"), TRAPS, ids=NAMES)
+def test_the_kit_passes_the_check(name: str, check: Callable[[], None], plant: Plant) -> None:
+    check()
+
+
+@pytest.mark.parametrize(("name", "check", "plant"), TRAPS, ids=NAMES)
+def test_the_planted_bug_is_caught(
+    name: str, check: Callable[[], None], plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    with pytest.raises((AssertionError, RuntimeError)):
+        check()
