@@ -103,7 +103,7 @@ def evaluate(
 def _judge(objective: Objective, theta: Params, task: TaskBatch) -> tuple[Tensor, Tensor]:
     """Query loss, and the share of query examples labelled right (NaN where labels are not classes)."""
     x, y = task.query
-    prediction = objective.predict(theta, x)
+    prediction = objective.predict(theta, x, task.support.x)
     loss = objective.judge(prediction, y)
     if y.is_floating_point():
         return loss, torch.full_like(loss, math.nan)

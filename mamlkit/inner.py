@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +22,20 @@ class Objective:
 
     model  any nn.Module, used unchanged; `theta` replaces its trainable parameters on each call
     loss   a function of (prediction, y) that returns a scalar, the mean over examples as a rule
+    statistics  whose mean and variance a batch norm in training mode uses when the query is judged: "transductive",
+                those of the query itself, as in the paper's experiments, or "inductive", those of the support.
+                Transductive predictions depend on which other queries are at hand
 
     Frozen parameters and buffers are read from the model and never written.
     """
 
     model: nn.Module
     loss: Callable[[Tensor, Tensor], Tensor]
+    statistics: Literal["transductive", "inductive"] = "transductive"
+
+    def __post_init__(self) -> None:
+        if self.statistics not in ("transductive", "inductive"):
+            raise ValueError(f'statistics is {self.statistics!r}; it must be "transductive" or "inductive"')
 
     def theta(self) -> Params:
         """θ: detached copies of the model's trainable parameters, by name."""
@@ -38,10 +47,10 @@ class Objective:
             )
         return theta
 
-    def predict(self, theta: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """The model's prediction for x [points, ...] with parameters θ."""
+    def predict(self, theta: Mapping[str, Tensor], x: Tensor, support: Tensor | None = None) -> Tensor:
+        """The model's prediction for x [points, ...] with parameters θ; `support` are the support's inputs."""
         try:
-            return pure.call(self.model, theta, x)
+            return pure.call(self.model, theta, x, support if self.statistics == "inductive" else None)
         except RuntimeError as error:
             weights = next(iter(theta.values()))
             raise TypeError(
@@ -64,9 +73,9 @@ class Objective:
             raise ValueError(f"the loss has {found}; MAML needs a scalar tensor. Use a mean over examples")
         return loss
 
-    def __call__(self, theta: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        """L(θ; D) for the examples D = (x, y): a scalar."""
-        return self.judge(self.predict(theta, x), y)
+    def __call__(self, theta: Mapping[str, Tensor], x: Tensor, y: Tensor, support: Tensor | None = None) -> Tensor:
+        """L(θ; D) for the examples D = (x, y): a scalar. `support` as in `predict`."""
+        return self.judge(self.predict(theta, x, support), y)
 
 
 def adapt(

@@ -60,8 +60,8 @@ def meta_gradient(
     def task_loss(theta: Params, task: TaskBatch) -> tuple[Tensor, Tensor]:
         theta_prime = descend(objective, theta, task.support, alpha, steps, order)
         with torch.no_grad():
-            before = objective(theta, *task.query)
-        return objective(theta_prime, *task.query), before
+            before = objective(theta, *task.query, task.support.x)
+        return objective(theta_prime, *task.query, task.support.x), before
 
     return ROUTES[route](task_loss, {name: weight.detach() for name, weight in theta.items()}, batch)
 

@@ -9,7 +9,7 @@ Three things make a module impure, and each is dealt with here:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -21,15 +21,30 @@ from torch.overrides import TorchFunctionMode
 Params = dict[str, Tensor]
 
 
-def call(model: nn.Module, theta: Mapping[str, Tensor], x: Tensor) -> Tensor:
+def call(model: nn.Module, theta: Mapping[str, Tensor], x: Tensor, reference: Tensor | None = None) -> Tensor:
     """The model's prediction for x, with θ in place of its trainable parameters.
 
-    Frozen parameters and buffers are the model's own. Batch norm in training mode uses the statistics of x and
-    leaves its running statistics alone; in evaluation mode it uses the stored ones.
+    Frozen parameters and buffers are the model's own. Batch norm in training mode leaves its running statistics alone
+    and uses those of x, or those of `reference` where it is given: inputs that pass through the model first.
+    In evaluation mode it uses the stored ones.
     """
-    with _Pure():
+    state = _state(model, theta)
+    tape: _Tape = []
+    if reference is not None:
+        _run(model, state, reference, _Pure(record=tape))
+    return _run(model, state, x, _Pure(replay=iter(tape) if reference is not None else None))
+
+
+def uses_batch_statistics(model: nn.Module) -> bool:
+    """Whether a batch norm module of the model normalizes by the batch at hand."""
+    norms = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+    return any(norm.training or norm.running_mean is None for norm in norms)
+
+
+def _run(model: nn.Module, state: Params, x: Tensor, mode: _Pure) -> Tensor:
+    with mode:
         # The tying of weights is ours (see `_state`): functional_call's own leaves a module that is used twice damaged.
-        prediction: Tensor = functional_call(model, _state(model, theta), (x,), tie_weights=False)
+        prediction: Tensor = functional_call(model, state, (x,), tie_weights=False)
     return prediction
 
 
@@ -48,18 +63,63 @@ def _state(model: nn.Module, theta: Mapping[str, Tensor]) -> Params:
     return state
 
 
+_Tape = list[tuple[Tensor, Tensor]]  # mean and variance of each batch norm, in the order of the forward pass
+
+
 class _Pure(TorchFunctionMode):
-    """Replaces the impure functions of torch.nn.functional while a model runs."""
+    """Replaces the impure functions of torch.nn.functional while a model runs.
+
+    record  where each batch norm writes the statistics that it used
+    replay  statistics to use instead, one pair a batch norm
+    """
+
+    def __init__(self, record: _Tape | None = None, replay: Iterator[tuple[Tensor, Tensor]] | None = None) -> None:
+        super().__init__()
+        self.record, self.replay = record, replay
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func is F.batch_norm:
+            return self.batch_norm(*args, **(kwargs or {}))
         return _PURE.get(func, func)(*args, **(kwargs or {}))
+
+    def batch_norm(
+        self,
+        input: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        shape = (1, -1, *(1,) * (input.ndim - 2))
+        if not training and running_mean is not None and running_var is not None:
+            mean, variance = running_mean.view(shape), running_var.view(shape)
+        elif self.replay is not None:
+            mean, variance = next(self.replay)
+        else:
+            if input.numel() == input.shape[1]:
+                raise ValueError(
+                    f"batch norm was given one value a channel (input {tuple(input.shape)}), whose variance is zero; "
+                    "use more examples, or another norm"
+                )
+            mean, variance = _moments(input, (0, *range(2, input.ndim)))
+            if self.record is not None:
+                self.record.append((mean, variance))
+        return _scale((input - mean) * (variance + eps).rsqrt(), weight, bias)
+
+
+def _moments(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    mean = x.mean(dims, keepdim=True)
+    return mean, (x - mean).square().mean(dims, keepdim=True)
 
 
 def _standardize(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
-    centred = x - x.mean(dims, keepdim=True)
-    return centred * (centred.square().mean(dims, keepdim=True) + eps).rsqrt()
+    mean, variance = _moments(x, dims)
+    return (x - mean) * (variance + eps).rsqrt()
 
 
 def _scale(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -68,29 +128,6 @@ def _scale(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     if weight is not None:
         x = x * weight.view(shape)
     return x if bias is None else x + bias.view(shape)
-
-
-def _batch_norm(
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    if training or running_mean is None or running_var is None:
-        if input.numel() == input.shape[1]:
-            raise ValueError(
-                f"batch norm was given one value a channel (input {tuple(input.shape)}), whose variance is zero; "
-                "use more examples, or another norm"
-            )
-        normal = _standardize(input, (0, *range(2, input.ndim)), eps)
-    else:
-        normal = _scale(input, None, -running_mean)
-        normal = _scale(normal, (running_var + eps).rsqrt(), None)
-    return _scale(normal, weight, bias)
 
 
 def _instance_norm(
@@ -103,8 +140,9 @@ def _instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    if not use_input_stats:
-        return _batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    if not use_input_stats and running_mean is not None and running_var is not None:
+        stored = _scale(_scale(input, None, -running_mean), (running_var + eps).rsqrt(), None)
+        return _scale(stored, weight, bias)
     return _scale(_standardize(input, tuple(range(2, input.ndim)), eps), weight, bias)
 
 
@@ -145,7 +183,6 @@ def _dropout_refused(function: Callable[..., Tensor], position: int) -> Callable
 
 
 _PURE: dict[Any, Callable[..., Any]] = {
-    F.batch_norm: _batch_norm,
     F.instance_norm: _instance_norm,
     F.group_norm: _group_norm,
     F.layer_norm: _layer_norm,

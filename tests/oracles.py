@@ -64,7 +64,7 @@ def meta_loss(objective: mk.Objective, batch: mk.TaskBatch, alpha: float, steps:
         for i in range(batch.size):
             support, query = batch.task(i)
             theta_prime = mk.adapt(objective, theta, support, alpha=alpha, steps=steps, order=1)
-            losses.append(objective(theta_prime, *query).item())
+            losses.append(objective(theta_prime, *query, support.x).item())
         return sum(losses) / len(losses)
 
     return value

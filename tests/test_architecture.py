@@ -47,7 +47,7 @@ def test_every_module_has_its_place() -> None:
 
 
 def test_the_science_stays_thin() -> None:
-    science = ["tasks", "models", "pure", "inner", "meta", "checkpoint", "train", "evaluate"]
+    science = ["tasks", "models", "inner", "meta", "train", "evaluate"]
     code = 0
     for path in (path for room in science for path in files(room)):
         tree = ast.parse(path.read_text())
@@ -62,4 +62,4 @@ def test_the_science_stays_thin() -> None:
             ):
                 blank |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
         code += len(path.read_text().splitlines()) - len(blank)
-    assert code <= 660, f"{code} lines of code"
+    assert code <= 600, f"{code} lines of code"

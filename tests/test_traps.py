@@ -233,11 +233,11 @@ def rewritten_batch(rewrite: Callable[..., mk.TaskBatch]) -> Plant:
 
 def _scaled_loss(patch: pytest.MonkeyPatch) -> None:
     call = inner.Objective.__call__
-    patch.setattr(inner.Objective, "__call__", lambda self, theta, x, y: len(x) * call(self, theta, x, y))
+    patch.setattr(inner.Objective, "__call__", lambda self, theta, x, y, support=None: len(x) * call(self, theta, x, y))
 
 
 def _buffers_written(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(pure, "call", lambda model, theta, x: functional_call(model, theta, (x,)))
+    patch.setattr(pure, "call", lambda model, theta, x, support: functional_call(model, theta, (x,)))
 
 
 def _support_as_query(self: mk.Sinusoids, start: int, size: int, split: str = "train") -> mk.TaskBatch:
@@ -266,7 +266,7 @@ def _stale_predictions(patch: pytest.MonkeyPatch) -> None:
     predict = inner.Objective.predict
     seen: dict[torch.Size, Tensor] = {}
 
-    def stale(self: mk.Objective, theta: Params, x: Tensor) -> Tensor:
+    def stale(self: mk.Objective, theta: Params, x: Tensor, support: Tensor | None = None) -> Tensor:
         return seen.setdefault(x.shape, predict(self, theta, x))
 
     patch.setattr(inner.Objective, "predict", stale)
@@ -325,7 +325,7 @@ TRAPS: list[tuple[str, Callable[[], None], Plant]] = [
         "query loss on the support set",
         the_query_judges_and_does_not_adapt,
         rewritten(
-            "meta", "meta_gradient", ("objective(theta_prime, *task.query)", "objective(theta_prime, *task.support)")
+            "meta", "meta_gradient", ("objective(theta_prime, *task.query", "objective(theta_prime, *task.support")
         ),
     ),
     ("query points are the support points", support_and_query_share_no_example, rewritten_batch(_support_as_query)),
@@ -362,7 +362,9 @@ TRAPS: list[tuple[str, Callable[[], None], Plant]] = [
     (
         "native norms under vmap",
         norms_have_the_right_gradient_under_vmap,
-        lambda patch: patch.setattr(pure, "_PURE", {}),
+        lambda patch: patch.setattr(
+            pure._Pure, "__torch_function__", lambda self, f, types, args, kw=None: f(*args, **(kw or {}))
+        ),
     ),
 ]
 NAMES = [name for name, _, _ in TRAPS]
