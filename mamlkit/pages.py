@@ -131,12 +131,22 @@ def index(summary: Mapping[str, Any]) -> str:
             + [(escape(name), "not run", "", "") for name in summary["planned"][len(results) :]],
         ),
         "Ledger of claims": _table(
-            ("Claim", "Holds", "Notebook"),
-            [(escape(c["claim"]), _mark(c["holds"], "yes", "no"), _cell_link(r, c)) for r, c in claims],
+            ("Claim", "Holds"),
+            [
+                row
+                for result in results
+                for row in _group(
+                    result, [(_at(result, c, c["claim"]), _mark(c["holds"], "yes", "no")) for c in result["claims"]]
+                )
+            ],
         ),
         "Values on record": _table(
-            ("Name", "Value", "Notebook"),
-            [(escape(v["name"]), _value(v["value"]), _cell_link(r, v)) for r in results for v in r["records"]],
+            ("Name", "Value"),
+            [
+                row
+                for result in results
+                for row in _group(result, [(_at(result, v, v["name"]), _value(v["value"])) for v in result["records"]])
+            ],
         ),
         "Where this was computed": _table(("", ""), [(escape(k), _value(v)) for k, v in _flat(summary["provenance"])]),
     }
@@ -168,8 +178,14 @@ def _mark(good: bool, yes: str, no: str) -> str:
     return f'<span class="holds">✓ {yes}</span>' if good else f'<span class="false">✗ {no}</span>'
 
 
-def _cell_link(result: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
-    return f'<a href="{result["notebook"]}.html#cell-id={entry["cell"]}">{escape(result["notebook"])}</a>'
+def _at(result: Mapping[str, Any], entry: Mapping[str, Any], text: str) -> str:
+    """A text that leads to the cell of a claim or a record."""
+    return f'<a href="{result["notebook"]}.html#cell-id={entry["cell"]}">{escape(text)}</a>'
+
+
+def _group(result: Mapping[str, Any], rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The rows of one notebook, after a row with its title alone; nothing where there are none."""
+    return [(escape(_numbered(result)),), *rows] if rows else []
 
 
 def _value(value: Any) -> str:
@@ -186,11 +202,16 @@ def _flat(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of HTML cells; nothing where there are no rows."""
+    """A table of HTML cells; a row of one cell heads the rows after it. Nothing where there are no rows."""
     if not rows:
         return ""
     head = "".join(f'<th scope="col">{name}</th>' for name in heads)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join(
+        f'<tr><th scope="rowgroup" colspan="{len(heads)}">{row[0]}</th></tr>'
+        if len(row) == 1
+        else "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>"
+        for row in rows
+    )
     return f"<table>{f'<thead><tr>{head}</tr></thead>' if any(heads) else ''}<tbody>{body}</tbody></table>"
 
 

@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import platform
-import shutil
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import nbformat
 import papermill
@@ -32,12 +28,12 @@ from papermill.translators import PythonTranslator, papermill_translators
 from mamlkit import notebooks, pages
 from mamlkit.device import device as find_device
 from mamlkit.notebooks import Parameter, RefusedError
+from mamlkit.progress import Progress, clock
 from mamlkit.report.ledger import CLAIM, RECORD
 
 PACKAGES = ("mamlkit", "torch", "numpy", "matplotlib", "papermill", "nbclient", "ipykernel")
 LOG = logging.getLogger(__name__)
 LOG.addHandler(logging.NullHandler())
-CLEAR = "\r\x1b[K"  # back to the start of the terminal's line, and empty it
 
 
 @dataclass(frozen=True)
@@ -292,65 +288,7 @@ def _report(out: Path, chosen: Sequence[Path], results: Sequence[Result]) -> Non
 
 
 def _summary(result: Result) -> str:
-    clock = _clock(result.seconds)
     if result.status == "ok":
-        return f"ok  {clock}  claims: {len(result.claims)}, all hold"
+        return f"ok  {clock(result.seconds)}  claims: {len(result.claims)}, all hold"
     place = f"at cell {result.cell}: " if result.cell else ""
-    return f"{result.status.upper()}  {clock}  {place}{result.error}"
-
-
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
-class Progress:
-    """The one line of a running notebook: cell i of n, time elapsed, time left.
-
-    A terminal sees it change every second; a log file gets a new line every half minute.
-    """
-
-    def __init__(self, label: str) -> None:
-        self.label, self.done, self.total, self.begin = label, 0, 0, time.monotonic()
-        self.live = sys.stdout.isatty()
-        self.stopped = threading.Event()
-        self.ticker = threading.Thread(target=self._tick, daemon=True)
-
-    def __enter__(self) -> Self:
-        self.ticker.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop()
-        if error and self.live:
-            print()
-
-    def cell(self, number: int, total: int) -> None:
-        """Note that code cell `number` of `total` starts."""
-        self.done, self.total = number - 1, total
-
-    def end(self, text: str) -> None:
-        """Close the line with what came of it."""
-        self._stop()
-        print(f"{CLEAR if self.live else ''}{self.label}  {text}", flush=True)
-
-    def _stop(self) -> None:
-        self.stopped.set()
-        self.ticker.join()
-
-    def _tick(self) -> None:
-        while True:
-            if self.live:
-                print(f"{CLEAR}{self._line()[: shutil.get_terminal_size().columns - 1]}", end="", flush=True)
-            if self.stopped.wait(1 if self.live else 30):
-                return
-            if not self.live:
-                print(self._line(), flush=True)
-
-    def _line(self) -> str:
-        elapsed = time.monotonic() - self.begin
-        if not self.total:
-            return f"{self.label}  starting"
-        left = f", about {_clock(elapsed / self.done * (self.total - self.done))} left" if self.done else ""
-        return f"{self.label}  cell {self.done + 1} of {self.total}  {_clock(elapsed)} elapsed{left}"
+    return f"{result.status.upper()}  {clock(result.seconds)}  {place}{result.error}"

@@ -20,6 +20,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from mamlkit import notebooks
 from mamlkit.__main__ import main
 from mamlkit.notebooks import RefusedError
+from mamlkit.progress import Progress
 from mamlkit.report.ledger import CLAIM, RECORD
 from mamlkit.run import Result, assign, execute, run
 
@@ -303,3 +304,14 @@ def test_an_interrupted_run_leaves_the_finished_results_whole(tmp_path: Path) ->
     assert {path.name for path in out.iterdir()} == {"a.ipynb", "a.html", "index.html", "results.json", "mathjax"}
     assert json.loads((out / "results.json").read_text(encoding="utf-8"))["planned"] == ["a", "b"]
     assert "not run" in (out / "index.html").read_text(encoding="utf-8")
+
+
+def test_the_progress_line_says_cell_elapsed_and_left(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("[1/2] 06_meta_update") as progress:
+        progress.begin -= 60  # as if it had started a minute ago
+        progress.cell(5, 8)
+        assert progress.line() == "[1/2] 06_meta_update  cell 5 of 8  1:00 elapsed, about 1:00 left"
+        progress.cell(2, 8)
+        assert progress.line().endswith("1:00 elapsed"), "the first cells import; no guess from them"
+        progress.end("ok")
+    assert capsys.readouterr().out == "[1/2] 06_meta_update  ok\n", "a log file is not redrawn"
