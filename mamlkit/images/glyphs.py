@@ -28,7 +28,7 @@ def load_glyphs(path: Path | None = None) -> tuple[Drawings, dict[str, Indices]]
     """The drawings, and the classes of each split. Raises ValueError where the arrays aren't the published ones."""
     path = path or glyphs_file()
     try:
-        with np.load(path) as file:
+        with path.open("rb") as raw, np.load(raw) as file:
             bits, codepoints, alphabets, split = (file[key] for key in ("bits", "codepoints", "alphabets", "split"))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing; clone or install mamlkit again") from None

@@ -255,7 +255,7 @@ def packed_checksum(drawings: Drawings) -> str:
 def load_packed(path: Path) -> Drawings:
     """Drawings packed earlier. Raises ValueError where the file is damaged."""
     try:
-        with np.load(path) as file:
+        with path.open("rb") as raw, np.load(raw) as file:
             drawings = Drawings(file["pixels"], tuple(file["alphabets"].tolist()), tuple(file["characters"].tolist()))
             wanted = str(file["checksum"])
     except FileNotFoundError:
