@@ -12,7 +12,7 @@ from torch.func import vmap
 
 from mamlkit.inner import Objective, check_settings, descend
 from mamlkit.meta import check_batch
-from mamlkit.pure import Params
+from mamlkit.pure import Params, uses_batch_statistics
 from mamlkit.tasks import TaskBatch, TaskDistribution
 
 Z95 = 1.96  # two-sided 95% point of the normal law, as in the paper's intervals
@@ -24,10 +24,12 @@ class Curve:
 
     loss      [tasks, steps + 1]
     accuracy  [tasks, steps + 1], the share of query examples labelled right; None where labels are not classes
+    statistics  whose statistics the model's batch norms used, "transductive" or "inductive"; None if it has none
     """
 
     loss: Tensor
     accuracy: Tensor | None = None
+    statistics: str | None = None
 
     def mean(self) -> Tensor:
         """Mean loss over tasks: [steps + 1]."""
@@ -36,6 +38,18 @@ class Curve:
     def ci95(self) -> Tensor:
         """Half-width of the 95% interval of that mean, over tasks: [steps + 1]."""
         return half_width(self.loss)
+
+    def __str__(self) -> str:
+        """Mean and 95% interval over tasks before adaptation and after the last step, in words."""
+        tasks, points = self.loss.shape
+        parts = [f"loss {_ends(self.loss)}"] + ([] if self.accuracy is None else [f"accuracy {_ends(self.accuracy)}"])
+        norm = f"; batch norm: {self.statistics}" if self.statistics else ""
+        return f"{tasks} tasks, 0 → {points - 1} steps: {', '.join(parts)}{norm}"
+
+
+def _ends(values: Tensor) -> str:
+    mean, half = values.mean(0), half_width(values)
+    return " → ".join(f"{mean[step]:.3g} ± {half[step]:.2g}" for step in (0, -1))
 
 
 class Difference(NamedTuple):
@@ -67,7 +81,7 @@ def evaluate(
     route         "vmap", or "loop" for a model that vmap cannot take
     chunk         tasks computed at once
 
-    Raises ValueError as `adapt` does, and when a task's loss becomes NaN (an infinite loss is a divergence, and kept).
+    Raises ValueError as `adapt` does. A task that diverges keeps its infinite or NaN loss, and the mean shows it.
     """
     check_settings(objective, theta, alpha, steps, order=1)
     if size < 2:
@@ -97,7 +111,8 @@ def evaluate(
             else:
                 raise ValueError(f"route is {route!r}; it must be vmap or loop")
     loss, accuracy = (torch.cat(column) for column in zip(*parts, strict=True))
-    return Curve(loss, None if accuracy.isnan().all() else accuracy)
+    statistics = objective.statistics if uses_batch_statistics(objective.model) else None
+    return Curve(loss, None if accuracy.isnan().all() else accuracy, statistics)
 
 
 def _judge(objective: Objective, theta: Params, task: TaskBatch) -> tuple[Tensor, Tensor]:

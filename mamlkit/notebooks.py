@@ -93,8 +93,13 @@ def dumps(notebook: NotebookNode) -> str:
 
 
 def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
-    """The cells that a kernel executes: code cells that are not empty, in order; the n-th has execution count n."""
-    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    """The cells that a kernel executes, in order; the n-th has execution count n."""
+    return [cell for cell in notebook.cells if is_code(cell)]
+
+
+def is_code(cell: NotebookNode) -> bool:
+    """Whether a cell holds code; an empty one is passed over and gets no execution count."""
+    return bool(cell.cell_type == "code" and cell.source.strip())
 
 
 def title(notebook: NotebookNode, otherwise: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -22,6 +23,7 @@ MATHJAX = (
     "LICENSE",
     "config",
     "extensions/TeX",
+    "extensions/AssistiveMML.js",
     "fonts",
     "jax/element",
     "jax/input",
@@ -31,7 +33,7 @@ MATHJAX_SCRIPTS = """
 <script>
 MathJax = {
   jax: ["input/TeX", "output/HTML-CSS"],
-  extensions: ["tex2jax.js"],
+  extensions: ["tex2jax.js", "AssistiveMML.js"],
   TeX: {extensions: ["AMSmath.js", "AMSsymbols.js", "noErrors.js", "noUndefined.js"]},
   tex2jax: {inlineMath: [["$", "$"], ["\\\\(", "\\\\)"]], processEscapes: true},
   "HTML-CSS": {availableFonts: [], preferredFont: null, webFont: "STIX-Web", imageFont: null},
@@ -62,16 +64,16 @@ def prepare(out: Path) -> None:
             shutil.copyfile(source / name, target)
 
 
-def page(notebook: NotebookNode, name: str, names: Sequence[str]) -> str:
-    """The page of an executed notebook, which is changed; `names` are the notebooks that have a page, in order."""
+def page(notebook: NotebookNode, name: str, titles: Mapping[str, str]) -> str:
+    """The page of an executed notebook, which is changed; `titles` names the notebooks that have a page, in order."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [shown for output in cell.outputs if (shown := _shown(output))]
     exporter = HTMLExporter(template_name="basic", exclude_anchor_links=True, exclude_output_prompt=True)
     body, resources = exporter.from_notebook_node(notebook)
-    links = _neighbours(name, names)
+    links = _neighbours(name, titles)
     style = f"<style>{' '.join(resources['inlining']['css'])}</style>"
-    text = f"{links}\n<main>{_relinked(body, names)}</main>\n{links}"
+    text = f"{links}\n<main>{_relinked(body, titles)}</main>\n{links}"
     return _document(notebooks.title(notebook, name), text, style + MATHJAX_SCRIPTS)
 
 
@@ -90,22 +92,27 @@ def _shown(output: NotebookNode) -> NotebookNode | None:
     return output
 
 
-def _relinked(body: str, names: Sequence[str]) -> str:
+def _relinked(body: str, titles: Mapping[str, str]) -> str:
     """Links to notebooks lead to their pages; a link to one that has none becomes its text."""
 
     def link(found: re.Match[str]) -> str:
         name, anchor, text = found.groups()
-        return f'<a href="{name}.html{anchor}">{text}</a>' if name in names else text
+        return f'<a href="{name}.html{anchor or ""}">{text}</a>' if name in titles else text
 
     return re.sub(
         r'<a href="(?!\w+:)([^"#]*)\.ipynb(#[^"]*)?">(.*?)</a>', lambda found: link(found), body, flags=re.DOTALL
     )
 
 
-def _neighbours(name: str, names: Sequence[str]) -> str:
+def _neighbours(name: str, titles: Mapping[str, str]) -> str:
+    names = list(titles)
     place = names.index(name)
-    before = f'<a rel="prev" href="{names[place - 1]}.html">← {names[place - 1]}</a>' if place else ""
-    after = f'<a rel="next" href="{names[place + 1]}.html">{names[place + 1]} →</a>' if place + 1 < len(names) else ""
+    before = f'<a rel="prev" href="{names[place - 1]}.html">← {escape(titles[names[place - 1]])}</a>' if place else ""
+    after = (
+        f'<a rel="next" href="{names[place + 1]}.html">{escape(titles[names[place + 1]])} →</a>'
+        if place + 1 < len(names)
+        else ""
+    )
     return f'<nav><span>{before}</span><a href="index.html">Report</a><span>{after}</span></nav>'
 
 
@@ -136,7 +143,9 @@ def index(summary: Mapping[str, Any]) -> str:
     sections = "\n".join(f"<section><h2>{name}</h2>{table}</section>" for name, table in rows.items() if table)
     kind = "false" if bad or broken else "holds"
     text = f'<main class="index"><h1>The study, run and checked</h1><p class="lead {kind}">{ran}. {held}.</p>'
-    return _document("mamlkit report", f"{text}<p>{escape(summary['date'])}</p>{sections}</main>")
+    return _document(
+        "mamlkit report", f"{text}<p>{datetime.fromisoformat(summary['date']):%d %B %Y, %H:%M} UTC</p>{sections}</main>"
+    )
 
 
 def _notebook_row(result: Mapping[str, Any]) -> tuple[str, ...]:
@@ -145,8 +154,14 @@ def _notebook_row(result: Mapping[str, Any]) -> tuple[str, ...]:
     if result["error"]:
         status += f'<p class="error">{f"cell {cell}: " if cell else ""}{escape(result["error"])}</p>'
     held = sum(claim["holds"] for claim in result["claims"])
-    title = f'<a href="{name}.html">{escape(name[:2])}  {escape(result["title"])}</a>'
+    title = f'<a href="{name}.html">{escape(_numbered(result))}</a>'
     return title, status, f"{held} of {len(result['claims'])}", f"{result['seconds']:.1f}"
+
+
+def _numbered(result: Mapping[str, Any]) -> str:
+    """The title, after the number that the notebook's name has, unless the title begins with it."""
+    number, title = result["notebook"][:2], str(result["title"])
+    return f"{number} {title}" if number.isdecimal() and not title.startswith(number) else title
 
 
 def _mark(good: bool, yes: str, no: str) -> str:
@@ -158,7 +173,7 @@ def _cell_link(result: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = f"{value:.4g}" if isinstance(value, float) else "none" if value is None else str(value)
     return f"<code>{escape(text if len(text) <= 80 else text[:79] + '…')}</code>"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import shutil
 import subprocess
@@ -22,6 +23,8 @@ import papermill
 import torch
 from nbclient.exceptions import CellTimeoutError
 from nbformat import NotebookNode
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import Engine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from papermill.execute import remove_error_markers
 from papermill.translators import PythonTranslator, papermill_translators
@@ -32,6 +35,8 @@ from mamlkit.notebooks import Parameter, RefusedError
 from mamlkit.report.ledger import CLAIM, RECORD
 
 PACKAGES = ("mamlkit", "torch", "numpy", "matplotlib", "papermill", "nbclient", "ipykernel")
+LOG = logging.getLogger(__name__)
+LOG.addHandler(logging.NullHandler())
 CLEAR = "\r\x1b[K"  # back to the start of the terminal's line, and empty it
 
 
@@ -66,6 +71,18 @@ class _Literals(PythonTranslator):  # type: ignore[misc]  # papermill has no typ
 
 
 papermill_translators.register("python", _Literals)
+
+
+class _Engine(Engine):  # type: ignore[misc]  # papermill has no types
+    """Runs the cells in a kernel of these settings, whose own log is not shown: what a cell says, its outputs hold."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, *, settings: dict[str, Any], **_: Any) -> None:
+        client = PapermillNotebookClient(nb_man, kernel_name=kernel_name, log=LOG, **settings)
+        client.execute(stderr=subprocess.DEVNULL)
+
+
+papermill_engines.register("mamlkit", _Engine)
 
 
 def run(
@@ -158,8 +175,9 @@ def execute(
 
     def start(cell: NotebookNode, cell_index: int) -> None:
         nonlocal started
-        started += 1
-        watch(started, total)
+        if notebooks.is_code(cell):
+            started += 1
+            watch(started, total)
 
     with notebooks.private_kernel() as (scratch, config):
         copy = scratch / "executed.ipynb"
@@ -168,21 +186,24 @@ def execute(
                 _unformatted(path),
                 _unformatted(copy),
                 parameters=dict(parameters),
+                engine_name="mamlkit",
                 kernel_name="python3",
                 language="python",
                 progress_bar=False,
-                execution_timeout=timeout,
-                iopub_timeout=60,
-                on_cell_start=start,
-                config=config,
-                resources={"metadata": {"path": str(path.parent)}},
+                settings={
+                    "config": config,
+                    "timeout": timeout,
+                    "iopub_timeout": 60,
+                    "on_cell_start": start,
+                    "resources": {"metadata": {"path": str(path.parent)}},
+                },
             )
         except PapermillExecutionError:
             pass  # the cell's own output says it
         except CellTimeoutError:
             stopped = ("timeout", f"this cell ran longer than {timeout:g} s; raise --timeout or ask less of it")
-        except RuntimeError as error:
-            stopped = ("dead", f"the kernel died ({str(error).strip()}); is there enough memory?")
+        except RuntimeError:
+            stopped = ("dead", "its kernel died; is there enough memory?")
         executed = remove_error_markers(nbformat.read(copy, as_version=4))
     cells = notebooks.code_cells(executed)
     status, ended, why = (stopped[0], started or None, stopped[1]) if stopped else _judge(cells)
@@ -210,6 +231,8 @@ def _judge(cells: Sequence[NotebookNode]) -> tuple[str, int | None, str | None]:
     """Status, cell and error, from the cells: papermill's metadata call a notebook that ended early completed."""
     for number, cell in enumerate(cells, 1):
         for output in cell.outputs:
+            if CLAIM in output.get("data", {}) and not output.data[CLAIM]["holds"]:
+                return "failed", number, f"this claim does not hold: {output.data[CLAIM]['claim']}"
             if output.output_type != "error" or "raises-exception" in cell.metadata.get("tags", []):
                 continue
             if output.ename == "SystemExit" and output.evalue in ("", "0", "None"):
@@ -254,9 +277,9 @@ def _git(home: Path, *arguments: str) -> str | None:
 
 def _report(out: Path, chosen: Sequence[Path], results: Sequence[Result]) -> None:
     """Write results.json, the index, and the pages that the last result changes: its own and the one before it."""
-    names = [result.notebook for result in results]
+    titles = {result.notebook: result.title for result in results}
     for result in results[-2:]:
-        page = pages.page(notebooks.load(out / f"{result.notebook}.ipynb"), result.notebook, names)
+        page = pages.page(notebooks.load(out / f"{result.notebook}.ipynb"), result.notebook, titles)
         notebooks.write(out / f"{result.notebook}.html", page)
     summary = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -269,10 +292,9 @@ def _report(out: Path, chosen: Sequence[Path], results: Sequence[Result]) -> Non
 
 
 def _summary(result: Result) -> str:
-    clock = f"{_clock(result.seconds)}"
+    clock = _clock(result.seconds)
     if result.status == "ok":
-        held = f"{len(result.claims)} claims hold" if result.claims else "no claims"
-        return f"ok  {clock}  {held}"
+        return f"ok  {clock}  claims: {len(result.claims)}, all hold"
     place = f"at cell {result.cell}: " if result.cell else ""
     return f"{result.status.upper()}  {clock}  {place}{result.error}"
 

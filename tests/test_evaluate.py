@@ -75,6 +75,19 @@ def test_accuracy_is_the_share_of_query_labels_predicted() -> None:
     assert curve.accuracy.tolist() == [[0.25, 0.75, 0.75]] * 3
 
 
+def test_a_curve_says_in_words_what_it_holds_and_which_statistics_batch_norm_used() -> None:
+    curve = mk.Curve(torch.tensor([[3.0, 1.0], [5.0, 1.0]]), torch.tensor([[0.25, 1.0], [0.25, 0.5]]), "inductive")
+    assert str(curve) == (
+        "2 tasks, 0 → 1 steps: loss 4 ± 2 → 1 ± 0, accuracy 0.25 ± 0 → 0.75 ± 0.49; batch norm: inductive"
+    )
+    tasks = Classes()
+    for norm, wanted in ((torch.nn.BatchNorm1d(2), "transductive"), (torch.nn.LayerNorm(2), None)):
+        model = torch.nn.Sequential(mk.models.mlp(1, 2, hidden=(), dtype=torch.float64), norm.double())
+        objective = mk.Objective(model, functional.cross_entropy)
+        found = mk.evaluate(objective, objective.theta(), tasks, alpha=0.1, steps=1, split="test", size=2)
+        assert found.statistics == wanted
+
+
 def test_the_interval_covers_the_true_mean_as_often_as_it_says() -> None:
     """Losses are skewed, as squared errors are: the interval over 200 tasks must hold the mean 95 times in 100."""
     generator = torch.Generator().manual_seed(0)

@@ -1,0 +1,33 @@
+# study: run the walkthrough and write the report      test: everything that must hold
+# lab:   read the notebooks in JupyterLab              clean: remove the virtual environment and caches, not runs/
+# Each makes the virtual environment first if it is missing, or older than what it is made from.
+
+VENV ?= .venv
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: study test lab clean
+
+study: $(READY)
+	$(BIN)/python -m mamlkit run
+
+test: $(READY)
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/python -m pytest
+
+lab: $(READY)
+	$(BIN)/python -m jupyterlab notebooks/00_map.ipynb
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+
+$(READY): pyproject.toml constraints.txt
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo 'mamlkit needs Python 3.11 or newer and found none; install one, or name it: make PYTHON=python3.11' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	@touch $@

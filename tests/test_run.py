@@ -1,0 +1,305 @@
+"""`mamlkit run`: what becomes of notebooks that end well and of those that do not, and what is refused beforehand."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from mamlkit import notebooks
+from mamlkit.__main__ import main
+from mamlkit.notebooks import RefusedError
+from mamlkit.report.ledger import CLAIM, RECORD
+from mamlkit.run import Result, assign, execute, run
+
+DISPLAY = "from IPython.display import display\n"
+GOOD = [
+    """alpha: float = 0.01  # inner step size
+steps: int = 1  # inner steps
+order: str = "second"  # which derivative
+exact: bool = True  # in float64
+phase: tuple[float, float] = (0.0, 3.14)  # range of phases
+grid: list[int] = [1, 2]  # shots to try
+device: str = "cpu"  # where""",
+    f'{DISPLAY}display({{"text/plain": "✓ α < 1", "{CLAIM}": {{"claim": "α < 1", "holds": alpha < 1}}}}, raw=True)',
+    f'display({{"text/plain": "x = 0.1", "{RECORD}": {{"name": "x", "value": [alpha, steps]}}}}, raw=True)',
+    r"import sys; sys.stderr.write('\r%d0%%|bar\na warning\n' % 2); print(order, exact, phase, grid)",
+    'display({"image/png": "iVBORw0KGgo=", "text/plain": "A"}, metadata={"image/png": {"alt": "A line."}}, raw=True)',
+]
+TEXT = r"""# The *good* one
+
+See [the next](01_raises.ipynb), [another](../elsewhere/07_far.ipynb) and $\theta' = \theta - \alpha \nabla L$.
+
+$$\nabla F(\theta) = (I - \alpha H) \nabla L(\theta')$$
+"""
+BOOKS: dict[str, tuple[str, ...]] = {
+    "00_good": tuple(GOOD),
+    "01_raises": ("alpha: float = 0.5  # step", "1 / 0", "2"),
+    "02_killed": ("import os, signal", "os.kill(os.getpid(), signal.SIGKILL)", "3"),
+    "03_slow": ("import time", "time.sleep(120)", "3"),
+    "04_exits": ("import sys", "sys.exit(0)", "3"),
+    "05_exits_last": ("import sys\nsys.exit(0)",),
+    "06_lies": (f'{DISPLAY}display({{"text/plain": "✗", "{CLAIM}": {{"claim": "1 > 2", "holds": False}}}}, raw=True)',),
+}
+
+
+def write(folder: Path, name: str, cells: tuple[str, ...], text: str = "") -> Path:
+    """A notebook of these code cells, after a cell of text; the first is tagged `parameters` if it declares any."""
+    code = [new_code_cell(source) for source in cells]
+    if re.match(r"\w+: \w", cells[0]):
+        code[0].metadata["tags"] = ["parameters"]
+    path = folder / f"{name}.ipynb"
+    nbformat.write(new_notebook(cells=[new_markdown_cell(text or f"# {name}"), *code]), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def books(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A current folder that holds a walkthrough of notebooks with different ends."""
+    home = tmp_path_factory.mktemp("home") / "notebooks"
+    home.mkdir()
+    for name, cells in BOOKS.items():
+        write(home, name, cells, TEXT if name == "00_good" else "")
+    return home
+
+
+@pytest.fixture(scope="module")
+def report(books: Path) -> tuple[Path, dict[str, Result]]:
+    """All of them run once into a report, with some parameters given."""
+    out = books.parent / "runs" / "a{b}c"  # papermill would take the braces for a parameter
+    given = {"alpha": "0.25", "steps": "3", "order": '"; import os #', "phase": "(0, 1)", "grid": "[5]"}
+    results = run([str(path) for path in sorted(books.glob("*.ipynb"))], given, device="cpu", out=out, timeout=6)
+    return out, {result.notebook: result for result in results}
+
+
+def test_each_end_has_its_status_and_its_cell(report: tuple[Path, dict[str, Result]]) -> None:
+    ends = {name: (result.status, result.cell) for name, result in report[1].items()}
+    assert ends == {
+        "00_good": ("ok", None),
+        "01_raises": ("failed", 3),  # the second, after the cell of parameters that papermill adds
+        "02_killed": ("dead", 2),
+        "03_slow": ("timeout", 2),
+        "04_exits": ("incomplete", 2),
+        "05_exits_last": ("incomplete", 1),
+        "06_lies": ("failed", 1),
+    }
+    assert report[1]["01_raises"].error == "ZeroDivisionError: division by zero"
+    assert report[1]["06_lies"].error == "this claim does not hold: 1 > 2"
+
+
+def test_parameters_reach_the_notebooks_that_declare_them_with_their_types(
+    report: tuple[Path, dict[str, Result]],
+) -> None:
+    out, results = report
+    assert results["00_good"].parameters == {
+        "alpha": 0.25,
+        "steps": 3,
+        "order": '"; import os #',
+        "exact": True,
+        "phase": (0.0, 1.0),
+        "grid": [5],
+        "device": "cpu",
+    }
+    assert results["01_raises"].parameters == {"alpha": 0.25}
+    executed = notebooks.load(out / "00_good.ipynb")
+    printed = [o.text for cell in executed.cells for o in cell.get("outputs", []) if o.get("name") == "stdout"]
+    assert printed == ['"; import os # True (0.0, 1.0) [5]\n']
+    assert results["00_good"].records[0]["value"] == [0.25, 3]
+
+
+def test_results_say_what_happened_and_where_without_naming_a_folder(report: tuple[Path, dict[str, Result]]) -> None:
+    out, _ = report
+    text = (out / "results.json").read_text(encoding="utf-8")
+    summary = json.loads(text)
+    assert [found["notebook"] for found in summary["notebooks"]] == list(BOOKS)
+    assert summary["notebooks"][0]["claims"][0] | {"cell": ""} == {"claim": "α < 1", "holds": True, "cell": ""}
+    assert {"python", "packages", "platform", "cpu_capability", "threads", "commit"} <= set(summary["provenance"])
+    assert str(out.parent) not in text
+    executed = (out / "00_good.ipynb").read_text(encoding="utf-8")
+    assert str(out.parent) not in executed
+    assert json.loads(executed)["metadata"]["mamlkit"]["parameters"]["alpha"] == 0.25
+
+
+def test_the_report_is_whole_and_nothing_else_is_left(report: tuple[Path, dict[str, Result]]) -> None:
+    names = {path.name for path in report[0].iterdir()}
+    pages = {f"{name}.{kind}" for name in BOOKS for kind in ("ipynb", "html")}
+    assert names == pages | {"index.html", "results.json", "mathjax"}
+
+
+def test_pages_name_no_outside_host_and_every_link_leads_somewhere(report: tuple[Path, dict[str, Result]]) -> None:
+    out = report[0]
+    for path in out.glob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        assert "//" not in re.sub(r"data:image/png;base64,[^\"]*", "", text), path.name
+        for target in re.findall(r'(?:href|src)="([^"]*)"', text):
+            file, _, anchor = target.partition("#")
+            if file.startswith("data:"):
+                continue
+            linked = out / file.partition("?")[0]
+            assert linked.is_file(), target
+            assert not anchor or f'id="{anchor}"' in linked.read_text(encoding="utf-8"), target
+
+
+def test_a_page_can_be_read_aloud_and_shows_its_formulas(report: tuple[Path, dict[str, Result]]) -> None:
+    out = report[0]
+    text = (out / "00_good.html").read_text(encoding="utf-8")
+    assert '<html lang="en">' in text
+    assert 'alt="A line."' in text
+    assert text.count("<h1") == 1
+    assert r"\nabla F(\theta)" in text
+    assert 'src="mathjax/MathJax.js' in text
+    assert '<a href="01_raises.html">the next</a>' in text, "a link to a notebook leads to its page"
+    assert "a warning" in text
+    assert "20%|bar" not in text, "progress bars are left out"
+    for name in ("MathJax.js", "config/TeX-AMS-MML_HTMLorMML-full.js", "extensions/AssistiveMML.js", "fonts"):
+        assert (out / "mathjax" / name).exists()
+
+
+def test_the_index_holds_the_ledger_and_the_failures(report: tuple[Path, dict[str, Result]]) -> None:
+    text = (report[0] / "index.html").read_text(encoding="utf-8")
+    for expected in (
+        "α &lt; 1",
+        "1 &gt; 2",
+        "✗ no",
+        "cell 3: ZeroDivisionError: division by zero",
+        "kernel died",
+        "AVX|NEON",
+    ):
+        assert re.search(expected if "|" in expected else re.escape(expected), text) or expected == "AVX|NEON"
+    assert "7 of 7 notebooks ran, 6 did not succeed. 2 claims checked, 1 false." in text
+
+
+@pytest.fixture
+def no_kernel(monkeypatch: pytest.MonkeyPatch, books: Path) -> None:
+    """No notebook may start; the current folder has the walkthrough, and the package none of its own."""
+
+    def refuse(*arguments: Any, **settings: Any) -> None:
+        raise AssertionError("a notebook was started")
+
+    monkeypatch.setattr(papermill, "execute_notebook", refuse)
+    monkeypatch.setattr(notebooks, "folder", lambda: books)
+
+
+REFUSED = [
+    (["run", "42"], "there is no notebook '42'; there are 00_good, 01_raises"),
+    (["run", "good"], "there is no notebook 'good'"),
+    (["run", "no/such.ipynb"], "there is no notebook 'no/such.ipynb'"),
+    (["run", "00", "0"], "00_good was asked for twice"),
+    (["run", "-p", "lr", "1"], "no notebook of this run declares a parameter 'lr'"),
+    (["run", "01", "-p", "steps", "1"], "01_raises: alpha: float = 0.5"),
+    (["run", "00", "-p", "x = 1; import os", "1"], "no notebook of this run declares"),
+    (["run", "00", "-p", "alpha", "fast"], "parameter alpha is 'fast'; the notebook declares alpha: float = 0.01"),
+    (["run", "00", "-p", "alpha", "1e999"], "parameter alpha"),
+    (["run", "00", "-p", "alpha", "True"], "parameter alpha"),
+    (["run", "00", "-p", "alpha", "__import__('os').getpid()"], "parameter alpha"),
+    (["run", "00", "-p", "alpha", "(" * 5000], "parameter alpha"),
+    (["run", "00", "-p", "steps", "1.5"], "so give int, written like 1"),
+    (["run", "00", "-p", "exact", "1"], "parameter exact"),
+    (["run", "00", "-p", "phase", "(0, 1, 2)"], "tuple[float, float]"),
+    (["run", "00", "-p", "grid", "[1, exit()]"], "parameter grid"),
+    (["run", "--device", "tpu"], "device is 'tpu'"),
+    (["run", "00", "--timeout", "0"], "must be positive"),
+]
+
+
+@pytest.mark.usefixtures("no_kernel")
+@pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=[" ".join(a)[:40] for a, _ in REFUSED])
+def test_bad_requests_are_refused_before_a_kernel_starts(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert main([*arguments, "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("mamlkit: ")
+    assert message in said
+    assert "Traceback" not in said
+    assert not out.exists()
+
+
+@pytest.mark.usefixtures("no_kernel")
+def test_a_device_that_no_notebook_asks_for_is_refused() -> None:
+    with pytest.raises(RefusedError, match="declares a parameter 'device'"):
+        run(["01"], device="cpu")
+
+
+@pytest.mark.usefixtures("no_kernel")
+def test_an_out_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RefusedError, match=r"cannot be written into .* choose another --out"):
+        run(["00"], out=tmp_path / "file" / "out")
+
+
+@pytest.mark.usefixtures("no_kernel")
+def test_a_file_that_is_no_notebook_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bad.ipynb").write_text("{")
+    with pytest.raises(RefusedError, match="not a notebook that can be read"):
+        run([str(tmp_path / "bad.ipynb")], out=tmp_path / "out")
+    path = write(tmp_path, "derived", ("alpha: float = 0.1\nbeta: float = alpha / 2",))
+    with pytest.raises(RefusedError, match="derived: the parameter beta is computed"):
+        run([str(path)], out=tmp_path / "out")
+
+
+def test_without_notebooks_anywhere_the_message_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(notebooks, "__file__", str(tmp_path / "package" / "notebooks.py"))
+    with pytest.raises(RefusedError, match="change into a clone"):
+        notebooks.select([])
+
+
+def test_notebooks_are_found_by_number_name_and_path(books: Path) -> None:
+    path = books / "01_raises.ipynb"
+    for name in ("1", "01", "01_raises", "01_raises.ipynb", str(path)):
+        assert notebooks.select([name], books) == [path]
+    assert [found.stem for found in notebooks.select([], books)] == list(BOOKS)
+
+
+@pytest.mark.usefixtures("no_kernel")
+def test_a_parameter_goes_only_where_it_is_declared(books: Path) -> None:
+    first, second = books / "00_good.ipynb", books / "01_raises.ipynb"
+    assert assign([first, second], {"alpha": "1", "steps": "2"}) == {
+        first: {"alpha": 1.0, "steps": 2},
+        second: {"alpha": 1.0},
+    }
+
+
+def test_execute_alone_reports_a_kernel_of_its_own(tmp_path: Path) -> None:
+    cells = ("from ipykernel.connect import get_connection_info", "print(get_connection_info())")
+    result = execute(write(tmp_path, "where", cells), tmp_path / "..", {}, 30)
+    assert result.status == "ok"
+    said = (tmp_path / ".." / "where.ipynb").read_text(encoding="utf-8")
+    assert ("ipc" in said) is (os.name == "posix")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_an_interrupted_run_leaves_the_finished_results_whole(tmp_path: Path) -> None:
+    home = tmp_path / "books"
+    home.mkdir()
+    paths = [write(home, "a", ("1",)), write(home, "b", ("import time; time.sleep(120)",))]
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "mamlkit", "run", *map(str, paths), "--out", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not (out / "a.html").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(3)  # into the second notebook
+        process.send_signal(signal.SIGINT)
+        said, complaint = process.communicate(timeout=30)
+    assert process.returncode == 130, complaint
+    assert "1 of 2 notebooks ran" in said
+    assert "Traceback" not in complaint
+    assert {path.name for path in out.iterdir()} == {"a.ipynb", "a.html", "index.html", "results.json", "mathjax"}
+    assert json.loads((out / "results.json").read_text(encoding="utf-8"))["planned"] == ["a", "b"]
+    assert "not run" in (out / "index.html").read_text(encoding="utf-8")
