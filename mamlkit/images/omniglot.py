@@ -1,4 +1,4 @@
-"""Omniglot (Lake, Salakhutdinov, Tenenbaum 2015): 50 alphabets, 1,623 characters, each drawn by the same 20 people.
+"""Omniglot (Lake, Salakhutdinov, Tenenbaum 2015): 50 alphabets, 1,623 characters, each drawn by 20 people.
 
 `python -m mamlkit data fetch omniglot` brings the files. MIT licence, © 2015 Brenden Lake.
 """
