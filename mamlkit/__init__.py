@@ -7,6 +7,7 @@ from mamlkit import models, report
 from mamlkit.checkpoint import CheckpointError
 from mamlkit.device import device
 from mamlkit.evaluate import Curve, evaluate, paired
+from mamlkit.images import Glyphs, Omniglot
 from mamlkit.inner import Objective, adapt
 from mamlkit.meta import MetaGradient, meta_gradient
 from mamlkit.report import ClaimError, claim, record, show
@@ -18,8 +19,10 @@ __all__ = [
     "CheckpointError",
     "ClaimError",
     "Curve",
+    "Glyphs",
     "MetaGradient",
     "Objective",
+    "Omniglot",
     "Quadratics",
     "Record",
     "Sinusoids",

@@ -1,0 +1,385 @@
+"""Omniglot (Lake, Salakhutdinov, Tenenbaum 2015): 50 alphabets, 1,623 characters, each drawn by 20 people.
+
+`python -m mamlkit data fetch omniglot` brings the files. MIT licence, © 2015 Brenden Lake.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import re
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mamlkit.images.episodes import DRAWINGS, SIDE, Drawings, Episodes, Indices
+from mamlkit.tasks import SPLITS
+
+ADDRESS = (
+    "https://raw.githubusercontent.com/brendenlake/omniglot/057f034baf2ecb8530bc5710e5a23584d2a519cc/python/{name}"
+)
+
+
+class Published(NamedTuple):
+    """A file as its authors published it."""
+
+    bytes: int
+    sha256: str
+
+
+# The first two are the set. The small ones are parts of the first, published for quick trials.
+FILES = {
+    "images_background.zip": Published(9_464_212, "ad41ab679c8b5d90b271ef46be6987cc81211774a695c29dcc5367b2b26ee640"),
+    "images_evaluation.zip": Published(6_462_886, "1f61a8f3366785b057fc117d9228e78a16e3d976c8953b2a10fcc74cf0609cee"),
+    "images_background_small1.zip": Published(
+        1_319_022, "f38eb80f801274ac2b4dff5b24289016bfaba4a7d5bb50deebf27104ad6cb8a4"
+    ),
+    "images_background_small2.zip": Published(
+        1_580_917, "3ccaa407515a8778e5d0861875af38b17e418f301ad5bb3b5a6b65d901a41c7f"
+    ),
+}
+WHOLE = ("images_background.zip", "images_evaluation.zip")
+
+# Characters of each alphabet. They are written out so that the splits are lists, whatever files are at hand.
+BACKGROUND = {
+    "Alphabet_of_the_Magi": 20,
+    "Anglo-Saxon_Futhorc": 29,
+    "Arcadian": 26,
+    "Armenian": 41,
+    "Asomtavruli_(Georgian)": 40,
+    "Balinese": 24,
+    "Bengali": 46,
+    "Blackfoot_(Canadian_Aboriginal_Syllabics)": 14,
+    "Braille": 26,
+    "Burmese_(Myanmar)": 34,
+    "Cyrillic": 33,
+    "Early_Aramaic": 22,
+    "Futurama": 26,
+    "Grantha": 43,
+    "Greek": 24,
+    "Gujarati": 48,
+    "Hebrew": 22,
+    "Inuktitut_(Canadian_Aboriginal_Syllabics)": 16,
+    "Japanese_(hiragana)": 52,
+    "Japanese_(katakana)": 47,
+    "Korean": 40,
+    "Latin": 26,
+    "Malay_(Jawi_-_Arabic)": 40,
+    "Mkhedruli_(Georgian)": 41,
+    "N_Ko": 33,
+    "Ojibwe_(Canadian_Aboriginal_Syllabics)": 14,
+    "Sanskrit": 42,
+    "Syriac_(Estrangelo)": 23,
+    "Tagalog": 17,
+    "Tifinagh": 55,
+}
+EVALUATION = {
+    "Angelic": 20,
+    "Atemayar_Qelisayer": 26,
+    "Atlantean": 26,
+    "Aurek-Besh": 26,
+    "Avesta": 26,
+    "Ge_ez": 26,
+    "Glagolitic": 45,
+    "Gurmukhi": 45,
+    "Kannada": 41,
+    "Keble": 26,
+    "Malayalam": 47,
+    "Manipuri": 40,
+    "Mongolian": 30,
+    "Old_Church_Slavonic_(Cyrillic)": 45,
+    "Oriya": 46,
+    "Sylheti": 28,
+    "Syriac_(Serto)": 23,
+    "Tengwar": 25,
+    "Tibetan": 42,
+    "ULOG": 26,
+}
+# Every sixth background alphabet, by name.
+VALIDATION = (
+    "Balinese",
+    "Early_Aramaic",
+    "Inuktitut_(Canadian_Aboriginal_Syllabics)",
+    "Mkhedruli_(Georgian)",
+    "Tifinagh",
+)
+
+Character = tuple[str, str]  # alphabet, character
+
+
+def published_characters(alphabets: Mapping[str, int]) -> list[Character]:
+    """The characters of alphabets, by name."""
+    return sorted((name, f"character{i:02d}") for name, count in alphabets.items() for i in range(1, count + 1))
+
+
+def background_split() -> dict[str, list[Character]]:
+    """The authors' own: the 20 evaluation alphabets are the test; five of the 30 others are held out to validate on."""
+    train = {name: count for name, count in BACKGROUND.items() if name not in VALIDATION}
+    validation = {name: BACKGROUND[name] for name in VALIDATION}
+    return dict(zip(SPLITS, map(published_characters, (train, validation, EVALUATION)), strict=True))
+
+
+def paper_split() -> dict[str, list[Character]]:
+    """1,200 characters of all alphabets against 423 (Finn et al. 2017, section 5.2); 100 of the 1,200 validate.
+
+    Which ones the paper took followed from the order of a directory's listing and can't be known. These follow from a
+    fixed permutation of the names, the same on every machine.
+    """
+    characters = published_characters(BACKGROUND | EVALUATION)
+    keys = np.random.Philox(key=2017).random_raw(len(characters))
+    order = [characters[i] for i in np.argsort(keys, kind="stable")]
+    return {"train": sorted(order[:1100]), "validation": sorted(order[1100:1200]), "test": sorted(order[1200:])}
+
+
+def omniglot_folder() -> Path:
+    """Where the files are looked for: MAMLKIT_DATA if it is set, else the user's cache folder."""
+    import pooch
+
+    return Path(os.environ.get("MAMLKIT_DATA") or pooch.os_cache("mamlkit")) / "omniglot"
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file whole or not at all: beside its place first, then moved there. Raises OSError with what to do."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as file:
+                write(file)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> OSError:
+    """The same error (PermissionError, disk full, …) with the file's name and what to do."""
+    why = error.strerror or str(error)
+    return OSError(error.errno or errno.EIO, f"{path} can't be written: {why}. Make room there or name another folder")
+
+
+LAYOUT = re.compile(r"[^/]+/(?P<alphabet>[^/]+)/(?P<character>character\d\d)/\d{4}_(?P<drawing>\d\d)\.png")
+ORIGINAL_SIDE = 105
+
+
+def read_zip(path: Path) -> Drawings:
+    """The drawings of a zip in Omniglot's layout, alphabet/character/number_drawing.png, shrunk to 28 × 28.
+
+    Nothing is unpacked to disk. Raises ValueError where the file is no such zip: cut off, with a path that leads out of
+    it, with other files, with a character that hasn't 20 drawings, or with an image of another size.
+    """
+    found: dict[Character, dict[int, NDArray[np.uint8]]] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in sorted(archive.namelist()):
+                if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts or ":" in name:
+                    raise ValueError(f"{path} holds the path {name!r}, which leads out of it; don't use this file")
+                if not name.endswith(".png") or name.startswith("__MACOSX/"):
+                    continue
+                place = LAYOUT.fullmatch(name)
+                if place is None:
+                    raise ValueError(
+                        f"{path} is not Omniglot: {name!r} is not in the layout "
+                        "'images_background/Greek/character01/0394_01.png'"
+                    )
+                character = (place["alphabet"], place["character"])
+                found.setdefault(character, {})[int(place["drawing"])] = read_png(archive.read(name), f"{path}: {name}")
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path} is not a whole zip ({error}); download it again") from error
+    if not found:
+        raise ValueError(f"{path} is not Omniglot: it holds no image; wanted is one of {', '.join(FILES)}")
+    for character, images in found.items():
+        if set(images) != set(range(1, DRAWINGS + 1)):
+            raise ValueError(
+                f"{path}: {'/'.join(character)} has the drawings {sorted(images)}; wanted are 1 to {DRAWINGS}"
+            )
+    characters = sorted(found)
+    return Drawings(
+        pixels=np.stack([shrink(np.stack([found[key][i] for i in sorted(found[key])])) for key in characters]),
+        alphabets=tuple(alphabet for alphabet, _ in characters),
+        characters=tuple(character for _, character in characters),
+    )
+
+
+def read_png(png: bytes, name: str) -> NDArray[np.uint8]:
+    """The ink of one image, from paper 0 to ink 255: [105, 105]."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(png)) as image:
+            if image.size != (ORIGINAL_SIDE, ORIGINAL_SIDE):
+                raise ValueError(f"{name} is {image.width} × {image.height} pixels; wanted are 105 × 105")
+            return 255 - np.asarray(image.convert("L"))
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:  # Pillow reports a broken PNG as any of these
+        raise ValueError(f"{name} is not a readable PNG ({error})") from error
+
+
+def shrink(ink: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Images [count, 105, 105] to [count, 28, 28]: each pixel is the mean of the area that it covers, 3.75 × 3.75.
+
+    The original recipe resamples with Lanczos's filter. An area mean of whole numbers is exact (no sum nears 2⁵³ and no
+    quotient lies halfway), so the result is the same to the bit on every machine, whatever the version of a library.
+    """
+    fine, coarse = 4 * np.arange(ORIGINAL_SIDE), 15 * np.arange(SIDE)[:, None]  # edges in quarters of a pixel
+    overlap = np.clip(np.minimum(fine + 4, coarse + 15) - np.maximum(fine, coarse), 0, None).astype(float)
+    small: NDArray[np.uint8] = np.rint(overlap @ ink @ overlap.T / 15**2).astype(np.uint8)
+    return small
+
+
+def packed_path(zipped: Path) -> Path:
+    """Where the drawings of a zip are kept after it was read once."""
+    return zipped.with_suffix(".npz")
+
+
+def packed_checksum(drawings: Drawings) -> str:
+    """sha256 of the pixels' bytes and of the names."""
+    names = "\n".join(map("/".join, zip(drawings.alphabets, drawings.characters, strict=True)))
+    return hashlib.sha256(drawings.pixels.tobytes() + names.encode()).hexdigest()
+
+
+def load_packed(path: Path) -> Drawings:
+    """Drawings packed earlier. Raises ValueError where the file is damaged."""
+    try:
+        with path.open("rb") as raw, np.load(raw) as file:
+            drawings = Drawings(file["pixels"], tuple(file["alphabets"].tolist()), tuple(file["characters"].tolist()))
+            wanted = str(file["checksum"])
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # numpy, zipfile and zlib each have their own for a damaged file
+        raise ValueError(f"{path} can't be read ({error}); delete it, and it is made again") from error
+    if packed_checksum(drawings) != wanted:
+        raise ValueError(f"the arrays of {path} don't have the sha256 kept with them; delete it, and it is made again")
+    return drawings
+
+
+def read_published(zipped: Path) -> Drawings:
+    """The drawings of a published zip. Raises ValueError where it isn't the published file."""
+    found = sha256(zipped)
+    if found != FILES[zipped.name].sha256:
+        raise ValueError(
+            f"{zipped} has sha256 {found}, not the published {FILES[zipped.name].sha256}: it is cut off, damaged or "
+            "another file; run: python -m mamlkit data fetch omniglot"
+        )
+    return read_zip(zipped)
+
+
+def pack(zipped: Path) -> Drawings:
+    """Read a published zip and keep its drawings beside it, with their checksum."""
+    drawings = read_published(zipped)
+    arrays = {
+        "pixels": drawings.pixels,
+        "alphabets": np.array(drawings.alphabets),
+        "characters": np.array(drawings.characters),
+        "checksum": np.array(packed_checksum(drawings)),
+    }
+    write_atomically(packed_path(zipped), lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
+    return drawings
+
+
+def load_omniglot(folder: Path) -> Drawings:
+    """All characters that the files of a folder hold, by name; a character in two of the files is taken once.
+
+    Raises FileNotFoundError where there is no file, and ValueError where one is damaged.
+    """
+    parts = []
+    for name in FILES:
+        zipped = folder / name
+        if packed_path(zipped).exists():
+            parts.append(load_packed(packed_path(zipped)))
+        elif zipped.exists():
+            parts.append(pack(zipped))
+    if not parts:
+        raise FileNotFoundError(
+            f"Omniglot is not in {folder}; run: python -m mamlkit data fetch omniglot (16 MB), without a network "
+            "python -m mamlkit data fetch omniglot --from FOLDER_OR_ZIP, or take Glyphs, which needs neither"
+        )
+    found = {
+        key: pixels
+        for part in reversed(parts)
+        for key, pixels in zip(zip(part.alphabets, part.characters, strict=True), part.pixels, strict=True)
+    }
+    characters = sorted(found)
+    return Drawings(
+        pixels=np.stack([found[key] for key in characters]),
+        alphabets=tuple(alphabet for alphabet, _ in characters),
+        characters=tuple(character for _, character in characters),
+    )
+
+
+@dataclass(frozen=True)
+class Omniglot(Episodes):
+    """Episodes on Omniglot. Fields, shapes and errors are those of `Episodes`, and:
+
+    splits       "background": the authors' background and evaluation alphabets, five of the former to validate on;
+                 "paper": 1,200 characters against 423, 100 of the former to validate on (Finn et al. 2017);
+                 or alphabets by name, {"train": ["Greek", "Korean"], "test": ["Latin"]}, for a part of the set
+    rotate       use every class also turned by 90°, 180° and 270°, in training; as in the paper's code, a task draws
+                 characters and then a turn for each, so that no character meets itself turned
+    rotate_test  turn the classes of validation and test as well, as the paper's code did
+    folder       where the files are; by default where `python -m mamlkit data fetch omniglot` puts them
+
+    Raises FileNotFoundError without the files, and ValueError on an unknown alphabet or one that is in two splits.
+    """
+
+    splits: str | Mapping[str, Sequence[str]] = "background"
+    rotate: bool = True
+    rotate_test: bool = False
+    folder: Path | str | None = None
+
+    def __post_init__(self) -> None:
+        if self.rotate_test and not self.rotate:
+            raise ValueError("rotate_test is set and rotate is not; turned classes are tested only if trained on")
+        super().__post_init__()
+
+    @cached_property
+    def drawings(self) -> Drawings:
+        """The set: 1,623 characters, or those of the files at hand."""
+        return load_omniglot(Path(self.folder) if self.folder is not None else omniglot_folder())
+
+    @cached_property
+    def classes(self) -> dict[str, Indices]:
+        """The classes of each split that the files at hand hold."""
+        at = {key: i for i, key in enumerate(zip(self.drawings.alphabets, self.drawings.characters, strict=True))}
+        lists = self._by_name(self.splits, list(at)) if isinstance(self.splits, Mapping) else _named(self.splits)
+        return {split: np.array([at[key] for key in lists.get(split, []) if key in at], np.int64) for split in SPLITS}
+
+    def rotated(self, split: str) -> bool:
+        """Whether the classes of a split are also used turned."""
+        return self.rotate and (self.rotate_test or split == "train")
+
+    @staticmethod
+    def _by_name(splits: Mapping[str, Sequence[str]], characters: list[Character]) -> dict[str, list[Character]]:
+        known = {alphabet for alphabet, _ in characters}
+        named = [alphabet for alphabets in splits.values() for alphabet in alphabets]
+        for split in splits:
+            if split not in SPLITS:
+                raise ValueError(f"splits names {split!r}; it may name {', '.join(SPLITS)}")
+        for alphabet in named:
+            if alphabet not in known:
+                raise ValueError(f"alphabet {alphabet!r} is not in the set; it holds {', '.join(sorted(known))}")
+            if named.count(alphabet) > 1:
+                raise ValueError(f"alphabet {alphabet!r} is named twice; a class may be in one split only")
+        return {split: [key for key in characters if key[0] in alphabets] for split, alphabets in splits.items()}
+
+
+def _named(splits: str) -> dict[str, list[Character]]:
+    if splits == "background":
+        return background_split()
+    if splits == "paper":
+        return paper_split()
+    raise ValueError(f'splits is {splits!r}; it must be "background", "paper" or alphabets by name for each split')
