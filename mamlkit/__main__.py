@@ -1,4 +1,4 @@
-"""The command line: `python -m mamlkit run`, `python -m mamlkit regenerate`."""
+"""The command line: `python -m mamlkit run`, `regenerate` and `data`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mamlkit.images.fetch import add_parser as add_data
 from mamlkit.notebooks import RefusedError
 
 
@@ -43,6 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     again = commands.add_parser("regenerate", parents=[names], help="rewrite the notebooks' outputs in canonical form")
     again.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file would change")
     again.set_defaults(command=_regenerate)
+
+    add_data(commands)
     return parser
 
 
