@@ -1,5 +1,17 @@
 """Figures, claims and records: what a notebook shows. Nothing here trains."""
 
+from mamlkit.report.figures_experiments import (
+    Condition,
+    conditions,
+    curvature_of_starts,
+    errors_by_width,
+    function_moves,
+    gains,
+    judge_parabolas,
+    reported_against_examined,
+    stress_map,
+    training_map,
+)
 from mamlkit.report.figures_gradients import (
     cosines,
     cosines_after_training,
@@ -12,6 +24,7 @@ from mamlkit.report.figures_gradients import (
     two_orders,
     work,
 )
+from mamlkit.report.figures_images import accuracy_curves, episodes, layers_moved, norm_dial, paired_accuracy
 from mamlkit.report.figures_tasks import (
     fitting,
     gallery,
@@ -21,30 +34,59 @@ from mamlkit.report.figures_tasks import (
     slopes,
     support_against_query,
 )
+from mamlkit.report.figures_training import (
+    adaptation_curves,
+    average_wave,
+    fits,
+    learning_curve,
+    longer_training,
+    step_size_choice,
+)
 from mamlkit.report.ledger import ClaimError, claim, record, show
 from mamlkit.report.theme import theme
 
 __all__ = [
     "ClaimError",
+    "Condition",
+    "accuracy_curves",
+    "adaptation_curves",
+    "average_wave",
     "claim",
+    "conditions",
     "cosines",
     "cosines_after_training",
+    "curvature_of_starts",
+    "episodes",
+    "errors_by_width",
     "finite_difference_gap",
+    "fits",
     "fitting",
+    "function_moves",
+    "gains",
     "gallery",
     "heat_maps",
+    "judge_parabolas",
+    "layers_moved",
+    "learning_curve",
     "limit_of_alpha",
+    "longer_training",
     "loss_map",
+    "norm_dial",
     "one_way_through",
+    "paired_accuracy",
     "pooled_average",
     "random_start",
     "record",
+    "reported_against_examined",
     "share_left",
     "shares",
     "show",
     "slopes",
+    "step_size_choice",
+    "stress_map",
     "support_against_query",
     "theme",
+    "training_map",
     "two_orders",
     "work",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 from IPython.display import display
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 CLAIM = "application/vnd.mamlkit.claim+json"
 RECORD = "application/vnd.mamlkit.record+json"
@@ -49,15 +50,22 @@ def show(figure: Figure, alt: str) -> None:
     """
     if not alt.strip():
         raise ValueError("the figure has no alt text; say in one sentence what it shows")
-    picture = io.BytesIO()
+    drawn = io.BytesIO()
     FigureCanvasAgg(figure)
     # The version of matplotlib would otherwise be written into the file, and its bytes would change with it.
-    figure.savefig(picture, format="png", dpi=DPI, metadata={"Software": None})
+    figure.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
     display(
-        {"image/png": picture.getvalue(), "text/plain": alt},
+        {"image/png": _small(drawn), "text/plain": alt},
         metadata={"image/png": {"alt": alt}},
         raw=True,
     )
+
+
+def _small(picture: io.BytesIO) -> bytes:
+    """The picture with 256 colours, which a figure hardly exceeds: a notebook is committed with its pictures."""
+    small = io.BytesIO()
+    Image.open(picture).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+    return small.getvalue()
 
 
 def _plain(value: Any, name: str) -> Any:
