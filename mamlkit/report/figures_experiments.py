@@ -174,7 +174,7 @@ def gains(panels: Mapping[str, Mapping[str, Tensor]], *, title: str) -> Figure:
             ax.plot([0, mean], [place, place], color=role.color, linestyle=role.dash, linewidth=2)
             ax.errorbar(mean, place, xerr=half, fmt=role.marker, color=role.color, capsize=3, markersize=6)
         ax.axvline(0, color=TRUTH.color, linewidth=0.8)
-        ax.text(0, -0.62, "no gain ", ha="right", va="bottom", fontsize=7.5)
+        ax.text(0, len(rows) - 0.45, "no gain ", ha="right", va="bottom", fontsize=7.5)
         ax.set_yticks(range(len(rows)), [*rows])
         ax.set_ylim(len(rows) - 0.4, -0.6)
         ax.set(title=heading, xlabel=f"gain of one step in query MSE\n(mean of {len(gain)} tasks, bar: 95% interval)")
