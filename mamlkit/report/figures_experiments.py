@@ -140,14 +140,15 @@ def function_moves(
         if ax is not axes[0]:
             ax.tick_params(labelleft=False)
     axes[0].set_ylabel("y")
-    for number, (text, role) in enumerate((("θ", THETA), ("θ'", MAML), ("truth", TRUTH), ("support", SUPPORT))):
+    names = (("θ", THETA), ("θ'", MAML), ("truth", TRUTH), ("support", SUPPORT))
+    for (text, role), left in zip(names, (0.03, 0.13, 0.26, 0.54), strict=True):
         axes[0].annotate(
             text,
-            (0.03 + 0.17 * number + 0.06 * (number == 3), 0.02),
+            (left, 0.02),
             xycoords="axes fraction",
             color=role.color,
             fontweight="bold",
-            fontsize=7.5,
+            fontsize=7,
         )
     strip = axes[-1]
     for place, (name, values) in enumerate(moved.items()):
@@ -233,6 +234,7 @@ def stress_map(
         )
         nearest = int((share - level).abs().argmin())
         x, y = float(product[nearest]), level if level > 1 else float(share[nearest])
+        x = min(x, 2.0) if role is FAILURE else x  # left of the line that marks the prediction
         ax.annotate(
             name,
             (x, y),
@@ -244,7 +246,7 @@ def stress_map(
             fontweight="bold",
         )
     ax.axvline(2, color=TRUTH.color, linestyle=LEVEL, linewidth=1)
-    ax.text(1.9, 0.55, "predicted: 2", ha="right", va="bottom", fontsize=7.5)
+    ax.text(1.9, 0.4, "predicted: 2", ha="right", va="bottom", fontsize=7.5)
     ax.set(
         xscale="log",
         xlabel="α·λmax of the task",
@@ -272,7 +274,7 @@ def curvature_of_starts(products: Mapping[float, tuple[Tensor, Tensor]], *, titl
             ax.plot([place + shift - 0.1, place + shift + 0.1], [float(values.median())] * 2, color=TRUTH.color)
         ends.append((name, float(values.median()), role))
     ax.axhline(2, color=TRUTH.color, linestyle=LEVEL, linewidth=1)
-    ends.append(("the edge, 2", 2.0, TRUTH))
+    ax.text(-0.39, 2.1, "the edge: 2", va="bottom", fontweight="bold")
     count = len(next(iter(products.values()))[0])
     ax.set(yscale="log", xlabel="inner step size α", ylabel=f"α·λmax at the start\n({count} tasks; bar: median)")
     ax.set_xticks(range(len(products)), [f"{alpha:g}" for alpha in products])
@@ -314,8 +316,8 @@ def training_map(
             text = f"{loss:.1f}" if loss < 100 else f"$10^{{{math.log10(loss):.0f}}}$" if math.isfinite(loss) else "∞"
             if (alpha, k) in stopped:
                 text = f"stopped at\niteration {stopped[alpha, k]}"
-            dark = float(levels[row, column]) > 5
-            ax.text(column, row, text, ha="center", va="center", color="white" if dark else "black", fontsize=7.5)
+            ground = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5}
+            ax.text(column, row, text, ha="center", va="center", fontsize=7.5, bbox=ground)
     logs = [math.log(alpha) for alpha in alphas]
 
     def place(alpha: float) -> float:
@@ -376,7 +378,7 @@ def conditions(rows: Mapping[str, Condition], *, title: str) -> Figure:
     right.text(1.05, -0.5, " harms", ha="left", va="center", fontsize=7.5)
     last = rows[names[-1]]
     _beside(right, "trained α", last.trained[0], len(names) - 1.13, FAILURE, left=True)
-    _beside(right, "scaled α", last.scaled[0], len(names) - 0.87, MAML, left=False)
+    _beside(right, "scaled α", last.scaled[0], len(names) - 0.87, MAML, left=True)
     figure.suptitle(title, x=0.01, ha="left")
     return figure
 
