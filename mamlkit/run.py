@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +18,7 @@ from typing import Any
 
 import nbformat
 import papermill
+import psutil
 import torch
 from nbclient.exceptions import CellTimeoutError
 from nbformat import NotebookNode
@@ -45,6 +48,7 @@ class Result:
     cell        the number of the code cell that ended it, as its prompt shows it; None where all is well
     parameters  every declared parameter, with the value it had
     claims      {"claim", "holds", "cell"} each; records: {"name", "value", "cell"} each; cell is the cell's id
+    peak_bytes  the most memory that its kernel held, as of the last cell that ended; None where nothing tells
     """
 
     notebook: str
@@ -56,6 +60,7 @@ class Result:
     parameters: dict[str, Any]
     claims: list[dict[str, Any]]
     records: list[dict[str, Any]]
+    peak_bytes: int | None
 
 
 class _Literals(PythonTranslator):  # type: ignore[misc]  # papermill has no types
@@ -73,9 +78,19 @@ class _Engine(Engine):  # type: ignore[misc]  # papermill has no types
     """Runs the cells in a kernel of these settings, whose own log is not shown: what a cell says, its outputs hold."""
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, *, settings: dict[str, Any], **_: Any) -> None:
+    def execute_managed_notebook(
+        cls,
+        nb_man: Any,
+        kernel_name: str,
+        *,
+        settings: dict[str, Any],
+        environment: dict[str, str],
+        look: Callable[[int], None],
+        **_: Any,
+    ) -> None:
         client = PapermillNotebookClient(nb_man, kernel_name=kernel_name, log=LOG, **settings)
-        client.execute(stderr=subprocess.DEVNULL)
+        client.on_cell_executed = lambda **_: look(client.km.provisioner.pid)
+        client.execute(stderr=subprocess.DEVNULL, env=environment)
 
 
 papermill_engines.register("mamlkit", _Engine)
@@ -110,7 +125,8 @@ def run(
     try:
         for number, path in enumerate(chosen, 1):
             with Progress(f"[{number}/{len(chosen)}] {path.stem}") as progress:
-                result = execute(path, out, settings[path], timeout, progress.cell)
+                result, executed = execute(path, settings[path], timeout=timeout, watch=progress.cell)
+                notebooks.write(out / path.name, notebooks.dumps(stamped(executed, result, provenance(path.parent))))
                 progress.end(_summary(result))
             results.append(result)
             _report(out, chosen, results)
@@ -154,26 +170,39 @@ def _parameters(path: Path) -> dict[str, Parameter]:
 
 def execute(
     path: Path,
-    out: Path,
     parameters: Mapping[str, Any],
+    *,
     timeout: float,
+    limit: float | None = None,
+    environment: Mapping[str, str] | None = None,
     watch: Callable[[int, int], None] = lambda cell, total: None,
-) -> Result:
-    """Run one notebook in its folder with parameters of the right types, and write the executed copy into `out`.
+) -> tuple[Result, NotebookNode]:
+    """Run one notebook in its folder with parameters of the right types: what it showed, and the executed copy.
 
-    watch    called with (number, total) as each code cell starts
+    timeout      seconds that a cell may take
+    limit        seconds that the whole notebook may take, its kernel's start included; None for no limit
+    environment  variables of its kernel, besides those of this process
+    watch        called with (number, total) as each code cell starts
 
-    Never raises for what a cell does: the result says it. The copy is written whole, or, if interrupted, not at all.
+    Never raises for what a cell does: the result says it.
     """
     source = notebooks.load(path)
     total = len(notebooks.code_cells(source)) + bool(parameters)  # papermill adds a cell that sets them
-    started, stopped, begin = 0, None, time.monotonic()
+    started, peak, stopped, begin = 0, None, None, time.monotonic()
+
+    def left(cell: NotebookNode) -> float:
+        """Seconds that this cell may take; nbclient takes 0 for no limit."""
+        return timeout if limit is None else min(timeout, max(begin + limit - time.monotonic(), 0.001))
 
     def start(cell: NotebookNode, cell_index: int) -> None:
         nonlocal started
         if notebooks.is_code(cell):
             started += 1
             watch(started, total)
+
+    def look(process: int) -> None:
+        nonlocal peak
+        peak = _peak_memory(process)
 
     with notebooks.private_kernel() as (scratch, config):
         copy = scratch / "executed.ipynb"
@@ -186,9 +215,11 @@ def execute(
                 kernel_name="python3",
                 language="python",
                 progress_bar=False,
+                environment={**os.environ, **(environment or {})},
+                look=look,
                 settings={
                     "config": config,
-                    "timeout": timeout,
+                    "timeout_func": left,
                     "iopub_timeout": 60,
                     "on_cell_start": start,
                     "resources": {"metadata": {"path": str(path.parent)}},
@@ -197,7 +228,7 @@ def execute(
         except PapermillExecutionError:
             pass  # the cell's own output says it
         except CellTimeoutError:
-            stopped = ("timeout", f"this cell ran longer than {timeout:g} s; raise --timeout or ask less of it")
+            stopped = ("timeout", _too_slow(timeout, limit, time.monotonic() - begin))
         except RuntimeError:
             stopped = ("dead", "its kernel died; is there enough memory?")
         executed = remove_error_markers(nbformat.read(copy, as_version=4))
@@ -213,9 +244,25 @@ def execute(
         parameters={name: found.default for name, found in notebooks.parameters(source).items()} | dict(parameters),
         claims=[{**value, "cell": cell.id} for cell, value in notebooks.displayed(executed, CLAIM)],
         records=[{**value, "cell": cell.id} for cell, value in notebooks.displayed(executed, RECORD)],
+        peak_bytes=peak,
     )
-    notebooks.write(out / path.name, notebooks.dumps(_stamped(executed, result, path.parent)))
-    return result
+    return result, executed
+
+
+def _too_slow(timeout: float, limit: float | None, seconds: float) -> str:
+    if limit is not None and seconds >= limit:
+        return f"the run took longer than {limit:g} s; raise its limit or ask less of it"
+    return f"this cell ran longer than {timeout:g} s; raise --timeout or ask less of it"
+
+
+def _peak_memory(process: int) -> int | None:
+    """Bytes that a process has held at most so far; what it holds now where the system keeps no such peak."""
+    try:
+        peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+        memory = psutil.Process(process).memory_info()
+    except (OSError, psutil.Error):
+        return None  # it is gone, or not ours to look at
+    return int(peak[1]) * 1024 if peak else int(getattr(memory, "peak_wset", memory.rss))
 
 
 def _unformatted(path: Path) -> str:
@@ -239,12 +286,12 @@ def _judge(cells: Sequence[NotebookNode]) -> tuple[str, int | None, str | None]:
     return "ok", None, None
 
 
-def _stamped(notebook: NotebookNode, result: Result, home: Path) -> NotebookNode:
+def stamped(notebook: NotebookNode, result: Result, provenance: Mapping[str, Any]) -> NotebookNode:
     """The notebook with what ran it in its metadata, in place of papermill's paths and times."""
     notebook.metadata.pop("papermill", None)
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
-    notebook.metadata["mamlkit"] = {"parameters": result.parameters, "status": result.status, **provenance(home)}
+    notebook.metadata["mamlkit"] = {"parameters": result.parameters, "status": result.status, **provenance}
     return notebook
 
 

@@ -12,10 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import papermill
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from books import write
 
 from mamlkit import notebooks
 from mamlkit.__main__ import main
@@ -53,16 +52,6 @@ BOOKS: dict[str, tuple[str, ...]] = {
     "05_exits_last": ("import sys\nsys.exit(0)",),
     "06_lies": (f'{DISPLAY}display({{"text/plain": "✗", "{CLAIM}": {{"claim": "1 > 2", "holds": False}}}}, raw=True)',),
 }
-
-
-def write(folder: Path, name: str, cells: tuple[str, ...], text: str = "") -> Path:
-    """A notebook of these code cells, after a cell of text; the first is tagged `parameters` if it declares any."""
-    code = [new_code_cell(source) for source in cells]
-    if re.match(r"\w+: \w", cells[0]):
-        code[0].metadata["tags"] = ["parameters"]
-    path = folder / f"{name}.ipynb"
-    nbformat.write(new_notebook(cells=[new_markdown_cell(text or f"# {name}"), *code]), path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -278,10 +267,25 @@ def test_a_parameter_goes_only_where_it_is_declared(books: Path) -> None:
 
 def test_execute_alone_reports_a_kernel_of_its_own(tmp_path: Path) -> None:
     cells = ("from ipykernel.connect import get_connection_info", "print(get_connection_info())")
-    result = execute(write(tmp_path, "where", cells), tmp_path / "..", {}, 30)
+    result, executed = execute(write(tmp_path, "where", cells), {}, timeout=30)
     assert result.status == "ok"
-    said = (tmp_path / ".." / "where.ipynb").read_text(encoding="utf-8")
-    assert ("ipc" in said) is (os.name == "posix")
+    assert ("ipc" in notebooks.dumps(executed)) is (os.name == "posix")
+
+
+def test_a_limit_ends_the_run_in_whichever_cell_it_is(tmp_path: Path) -> None:
+    path = write(tmp_path, "slow", ("import time", "time.sleep(0.2)", "time.sleep(60)", "3"))
+    result, _ = execute(path, {}, timeout=30, limit=10)
+    assert (result.status, result.cell) == ("timeout", 3)
+    assert result.error == "the run took longer than 10 s; raise its limit or ask less of it"
+
+
+def test_the_kernel_gets_its_environment_and_tells_its_peak_memory(tmp_path: Path) -> None:
+    held = 200_000_000
+    cells = ("import os; print(os.environ['MAMLKIT_ASKED'])", f"b = bytearray({held}); del b", "1")
+    result, executed = execute(write(tmp_path, "held", cells), {}, timeout=30, environment={"MAMLKIT_ASKED": "yes"})
+    assert "yes" in notebooks.dumps(executed)
+    assert result.peak_bytes is not None
+    assert held < result.peak_bytes < 5 * held
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
