@@ -6,7 +6,7 @@ tasks → inner → meta → train → evaluate → report; a module imports onl
 from mamlkit import models, report
 from mamlkit.checkpoint import CheckpointError
 from mamlkit.device import device
-from mamlkit.evaluate import Curve, evaluate, paired
+from mamlkit.evaluate import Curve, Interval, evaluate, needed, over_rate, over_seeds, paired
 from mamlkit.images import Glyphs, Omniglot
 from mamlkit.inner import Objective, adapt
 from mamlkit.meta import MetaGradient, meta_gradient
@@ -20,6 +20,7 @@ __all__ = [
     "ClaimError",
     "Curve",
     "Glyphs",
+    "Interval",
     "MetaGradient",
     "Objective",
     "Omniglot",
@@ -34,6 +35,9 @@ __all__ = [
     "evaluate",
     "meta_gradient",
     "models",
+    "needed",
+    "over_rate",
+    "over_seeds",
     "paired",
     "record",
     "report",
