@@ -1,4 +1,4 @@
-"""The command line: `python -m mamlkit run`, `regenerate` and `data`."""
+"""The command line: `python -m mamlkit run`, `rerun`, `report`, `regenerate` and `data`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mamlkit.images.fetch import add_parser as add_data
 from mamlkit.notebooks import RefusedError
+from mamlkit.rerun.command import add_parser as add_rerun
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,6 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--device", help='where tensors live: "auto", "cpu", "cuda" or "cuda:N"')
     run.add_argument("--out", type=Path, default=Path("runs/study"), help="the report's folder (default: %(default)s)")
     run.set_defaults(command=_run)
+
+    add_rerun(commands)
 
     again = commands.add_parser("regenerate", parents=[names], help="rewrite the notebooks' outputs in canonical form")
     again.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file would change")

@@ -6,12 +6,14 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cache, lru_cache
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from nbconvert import HTMLExporter
+from nbconvert.filters import clean_html
 from nbformat import NotebookNode
 
 from mamlkit import notebooks
@@ -66,15 +68,28 @@ def prepare(out: Path) -> None:
 
 def page(notebook: NotebookNode, name: str, titles: Mapping[str, str]) -> str:
     """The page of an executed notebook, which is changed; `titles` names the notebooks that have a page, in order."""
+    body, style = article(notebook, titles)
+    links = _neighbours(name, titles)
+    above, below = (f'<nav aria-label="{place} the text">{links}</nav>' for place in ("Above", "Below"))
+    text = f"{above}\n<main>{body}</main>\n{below}"
+    return document(notebooks.title(notebook, name), text, style + MATHJAX_SCRIPTS)
+
+
+def article(notebook: NotebookNode, titles: Mapping[str, str]) -> tuple[str, str]:
+    """An executed notebook, which is changed, as HTML, and the style that it needs; `titles` as for `page`."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [shown for output in cell.outputs if (shown := _shown(output))]
+    body, resources = _exporter().from_notebook_node(notebook)
+    return _relinked(body, titles), f"<style>{' '.join(resources['inlining']['css'])}</style>"
+
+
+@cache
+def _exporter() -> HTMLExporter:
     exporter = HTMLExporter(template_name="basic", exclude_anchor_links=True, exclude_output_prompt=True)
-    body, resources = exporter.from_notebook_node(notebook)
-    links = _neighbours(name, titles)
-    style = f"<style>{' '.join(resources['inlining']['css'])}</style>"
-    text = f"{links}\n<main>{_relinked(body, titles)}</main>\n{links}"
-    return _document(notebooks.title(notebook, name), text, style + MATHJAX_SCRIPTS)
+    # Runs of one notebook differ in a few cells; cleaning the others' HTML again would take half of the time.
+    exporter.register_filter("clean_html", lru_cache(4096)(clean_html))
+    return exporter
 
 
 def _shown(output: NotebookNode) -> NotebookNode | None:
@@ -113,7 +128,7 @@ def _neighbours(name: str, titles: Mapping[str, str]) -> str:
         if place + 1 < len(names)
         else ""
     )
-    return f'<nav><span>{before}</span><a href="index.html">Report</a><span>{after}</span></nav>'
+    return f'<span>{before}</span><a href="index.html">Report</a><span>{after}</span>'
 
 
 def index(summary: Mapping[str, Any]) -> str:
@@ -125,22 +140,22 @@ def index(summary: Mapping[str, Any]) -> str:
     ran = f"{len(results)} of {len(summary['planned'])} notebooks ran" + (f", {bad} did not succeed" if bad else "")
     held = f"{len(claims)} claims checked, {f'{broken} false' if broken else 'all hold'}"
     rows = {
-        "Notebooks": _table(
+        "Notebooks": table(
             ("Notebook", "Result", "Claims", "Seconds"),
             [_notebook_row(result) for result in results]
             + [(escape(name), "not run", "", "") for name in summary["planned"][len(results) :]],
         ),
-        "Ledger of claims": _table(
+        "Ledger of claims": table(
             ("Claim", "Holds"),
             [
                 row
                 for result in results
                 for row in _group(
-                    result, [(_at(result, c, c["claim"]), _mark(c["holds"], "yes", "no")) for c in result["claims"]]
+                    result, [(_at(result, c, c["claim"]), mark(c["holds"], "yes", "no")) for c in result["claims"]]
                 )
             ],
         ),
-        "Values on record": _table(
+        "Values on record": table(
             ("Name", "Value"),
             [
                 row
@@ -148,33 +163,34 @@ def index(summary: Mapping[str, Any]) -> str:
                 for row in _group(result, [(_at(result, v, v["name"]), _value(v["value"])) for v in result["records"]])
             ],
         ),
-        "Where this was computed": _table(("", ""), [(escape(k), _value(v)) for k, v in _flat(summary["provenance"])]),
+        "Where this was computed": table(("", ""), [(escape(k), _value(v)) for k, v in _flat(summary["provenance"])]),
     }
     sections = "\n".join(f"<section><h2>{name}</h2>{table}</section>" for name, table in rows.items() if table)
     kind = "false" if bad or broken else "holds"
     text = f'<main class="index"><h1>The study, run and checked</h1><p class="lead {kind}">{ran}. {held}.</p>'
-    return _document(
+    return document(
         "mamlkit report", f"{text}<p>{datetime.fromisoformat(summary['date']):%d %B %Y, %H:%M} UTC</p>{sections}</main>"
     )
 
 
 def _notebook_row(result: Mapping[str, Any]) -> tuple[str, ...]:
     name, cell = result["notebook"], result["cell"]
-    status = _mark(result["status"] == "ok", WORDS["ok"], WORDS[result["status"]])
+    status = mark(result["status"] == "ok", WORDS["ok"], WORDS[result["status"]])
     if result["error"]:
         status += f'<p class="error">{f"cell {cell}: " if cell else ""}{escape(result["error"])}</p>'
     held = sum(claim["holds"] for claim in result["claims"])
-    title = f'<a href="{name}.html">{escape(_numbered(result))}</a>'
+    title = f'<a href="{name}.html">{escape(numbered(result))}</a>'
     return title, status, f"{held} of {len(result['claims'])}", f"{result['seconds']:.1f}"
 
 
-def _numbered(result: Mapping[str, Any]) -> str:
+def numbered(result: Mapping[str, Any]) -> str:
     """The title, after the number that the notebook's name has, unless the title begins with it."""
     number, title = result["notebook"][:2], str(result["title"])
     return f"{number} {title}" if number.isdecimal() and not title.startswith(number) else title
 
 
-def _mark(good: bool, yes: str, no: str) -> str:
+def mark(good: bool, yes: str, no: str) -> str:
+    """A tick or a cross, with the word that goes with it."""
     return f'<span class="holds">✓ {yes}</span>' if good else f'<span class="false">✗ {no}</span>'
 
 
@@ -185,7 +201,7 @@ def _at(result: Mapping[str, Any], entry: Mapping[str, Any], text: str) -> str:
 
 def _group(result: Mapping[str, Any], rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """The rows of one notebook, after a row with its title alone; nothing where there are none."""
-    return [(escape(_numbered(result)),), *rows] if rows else []
+    return [(escape(numbered(result)),), *rows] if rows else []
 
 
 def _value(value: Any) -> str:
@@ -201,7 +217,7 @@ def _flat(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
     ]
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of HTML cells; a row of one cell heads the rows after it. Nothing where there are no rows."""
     if not rows:
         return ""
@@ -215,14 +231,16 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<table>{f'<thead><tr>{head}</tr></thead>' if any(heads) else ''}<tbody>{body}</tbody></table>"
 
 
-def _document(title: str, body: str, head: str = "") -> str:
+def document(title: str, body: str, head: str = "", style: str | None = None) -> str:
+    """A whole page: its title as text, its body as HTML, and `style` in place of the pages' own, which it holds."""
+    style = style or f"<style>{(files('mamlkit') / 'pages.css').read_text('utf-8')}</style>"
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title>
-<style>{(files("mamlkit") / "pages.css").read_text("utf-8")}</style>
+{style}
 {head}
 </head>
 <body>

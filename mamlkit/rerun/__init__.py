@@ -1,0 +1,1 @@
+"""Batch reruns: notebooks over a grid of parameters and seeds, on Dask, and what their results say."""

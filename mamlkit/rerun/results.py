@@ -1,0 +1,297 @@
+"""What the runs of a sweep left in its folder: read back, checked, and laid out as tables."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import pandas as pd
+
+from mamlkit.notebooks import RefusedError
+
+FORMAT = 1
+PLAN = "sweep.json"
+STATUSES = ("ok", "failed", "dead", "timeout", "incomplete")
+INTEGERS = range(-(2**63), 2**63)  # what a column of integers can hold
+NUMBER = (int, float)
+NOTHING = type(None)
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """One run: what it was given, what came of it, and where it was computed.
+
+    given       the parameters that the sweep set; parameters: every declared one; tuples are lists
+    claims      {"claim", "holds", "cell"} each; records: {"name", "value", "cell"} each, non-finite floats as strings
+    identity    what its key is made of besides the parameters: notebook, kit and data
+    started     UTC, ISO 8601; seconds: of wall-clock time; peak_bytes: the most memory that its kernel held
+    """
+
+    key: str
+    notebook: str
+    title: str
+    executed: str | None
+    status: str
+    cell: int | None
+    error: str | None
+    given: dict[str, Any]
+    parameters: dict[str, Any]
+    claims: list[dict[str, Any]]
+    records: list[dict[str, Any]]
+    identity: dict[str, Any]
+    provenance: dict[str, Any]
+    started: str
+    seconds: float
+    peak_bytes: int | None
+    attempts: int
+
+    @property
+    def seed(self) -> Any:
+        """The seed that the run had; None where its notebook declares none."""
+        return self.parameters.get("seed")
+
+
+KINDS: dict[str, tuple[type, ...]] = {
+    "key": (str,),
+    "notebook": (str,),
+    "title": (str,),
+    "executed": (str, NOTHING),
+    "status": (str,),
+    "cell": (int, NOTHING),
+    "error": (str, NOTHING),
+    "given": (dict,),
+    "parameters": (dict,),
+    "claims": (list,),
+    "records": (list,),
+    "identity": (dict,),
+    "provenance": (dict,),
+    "started": (str,),
+    "seconds": NUMBER,
+    "peak_bytes": (int, NOTHING),
+    "attempts": (int,),
+}
+
+
+class Plan(NamedTuple):
+    """The sweep last started into a folder: its name, and {"key", "notebook", "given"} of each of its runs."""
+
+    name: str
+    planned: list[dict[str, Any]]
+
+
+class Tables(NamedTuple):
+    """The results as tables. All but `times` are the same bytes wherever the same runs computed the same.
+
+    As Parquet they keep every type. CSV writes an empty text and a missing one alike.
+
+    runs     a row a run; `parameters.NAME` is a column each. A column holds numbers, truth values or texts if all its
+             values are of that type; otherwise each value is JSON text, and so are lists (tuples)
+    claims   a row each time that a claim was checked
+    records  a row a number or text: `index` is its place within lists and dicts ("2.0", "a.1"; "" for a single value);
+             `value` holds numbers (infinite ones too, truth values as 0 and 1), `text` holds texts
+    times    what changes from sweep to sweep: times, memory, attempts, versions and machines
+    """
+
+    runs: pd.DataFrame
+    claims: pd.DataFrame
+    records: pd.DataFrame
+    times: pd.DataFrame
+
+
+def read(folder: Path) -> list[Sidecar]:
+    """The runs of a folder, by notebook, given parameters and key.
+
+    Raises RefusedError for a folder without runs, and for a file that is not the whole account of one.
+    """
+    paths = [path for path in folder.glob("*.json") if path.name != PLAN and not path.name.startswith(".")]
+    if not paths:
+        found = "no finished run" if folder.is_dir() else "no folder"
+        raise RefusedError(f"there is {found} at {folder}; give the folder that `python -m mamlkit rerun` wrote into")
+    return sorted((_sidecar(path) for path in paths), key=lambda run: (run.notebook, order(run.given), run.key))
+
+
+def plan(folder: Path) -> Plan | None:
+    """The plan of the sweep last started into the folder; None where there is none. Raises RefusedError as `read`."""
+    path = folder / PLAN
+    if not path.is_file():
+        return None
+    found = _json(path)
+    planned = found.get("planned")
+    if not (isinstance(found.get("name"), str) and isinstance(planned, list)):
+        _refuse(path, "it has no name or no planned runs")
+    for run in planned:
+        if not (
+            isinstance(run, dict) and {"key", "notebook", "given"} <= run.keys() and isinstance(run["given"], dict)
+        ):
+            _refuse(path, f"it plans {run!r:.60}")
+    return Plan(found["name"], planned)
+
+
+def order(value: Any) -> tuple[Any, ...]:
+    """A sort key for values of mixed types: nothing, numbers by size, texts, lists, dicts by their sorted names."""
+    if value is None:
+        return (0,)
+    if isinstance(value, NUMBER):
+        return (1, value)
+    if isinstance(value, str):
+        return (2, value)
+    if isinstance(value, Mapping):
+        return (4, tuple((name, order(value[name])) for name in sorted(value)))
+    return (3, tuple(order(item) for item in value))
+
+
+def _sidecar(path: Path) -> Sidecar:
+    found = _json(path)
+    for name, kinds in KINDS.items():
+        if name not in found:
+            _refuse(path, f"it has no {name!r}")
+        if not isinstance(found[name], kinds) or (isinstance(found[name], bool) and bool not in kinds):
+            _refuse(path, f"its {name!r} is {found[name]!r:.60}")
+    if found["status"] not in STATUSES:
+        _refuse(path, f"its status is {found['status']!r:.60}")
+    if path.name != f"{found['notebook']}-{found['key']}.json":
+        _refuse(path, f"inside it is run {found['key']!r:.60} of {found['notebook']!r:.60}")
+    if found["executed"] not in (None, f"{path.stem}.ipynb"):
+        _refuse(path, f"its executed notebook is {found['executed']!r:.60}")
+    for claim in found["claims"]:
+        if not (isinstance(claim, dict) and isinstance(claim.get("claim"), str) and type(claim.get("holds")) is bool):
+            _refuse(path, f"a claim of it is {claim!r:.60}")
+    for record in found["records"]:
+        if not (isinstance(record, dict) and isinstance(record.get("name"), str) and "value" in record):
+            _refuse(path, f"a record of it is {record!r:.60}")
+    return Sidecar(**{field.name: found[field.name] for field in fields(Sidecar)})
+
+
+def _json(path: Path) -> dict[str, Any]:
+    def constant(text: str) -> NoReturn:
+        raise ValueError(f"{text} is not JSON")
+
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=constant)
+    except (OSError, ValueError, RecursionError) as error:
+        _refuse(path, str(error))
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        _refuse(path, f"it does not begin with format {FORMAT}")
+    return found
+
+
+def _refuse(path: Path, why: str) -> NoReturn:
+    what = "plan of a sweep" if path.name == PLAN else "account of a run"
+    raise RefusedError(
+        f"{path} is not a whole {what}: {why}; move it away, or delete it and start the sweep again"
+    ) from None
+
+
+def tables(sidecars: Sequence[Sidecar]) -> Tables:
+    """The tables of these runs, in their order."""
+    names = sorted({name for run in sidecars for name in run.parameters})
+    runs: dict[str, list[Any]] = {
+        "key": [run.key for run in sidecars],
+        "notebook": [run.notebook for run in sidecars],
+        "title": [run.title for run in sidecars],
+        "status": [run.status for run in sidecars],
+        "cell": [run.cell for run in sidecars],
+        "error": [run.error for run in sidecars],
+        "claims": [len(run.claims) for run in sidecars],
+        "holding": [sum(claim["holds"] for claim in run.claims) for run in sidecars],
+    }
+    runs |= {f"parameters.{name}": [run.parameters.get(name) for run in sidecars] for name in names}
+    claims = [
+        (run.key, run.notebook, run.seed, claim["claim"], claim["holds"]) for run in sidecars for claim in run.claims
+    ]
+    records = [
+        (run.key, run.notebook, run.seed, record["name"], ".".join(map(str, path)), *_split(leaf))
+        for run in sidecars
+        for record in run.records
+        for path, leaf in leaves(record["value"])
+    ]
+    times = pd.json_normalize(
+        [{name: getattr(run, name) for name in TIMES} | {"provenance": run.provenance} for run in sidecars]
+    ).astype(object)
+    return Tables(
+        _frame(runs, {"cell": "Int64", "error": "string"}),
+        _frame(_columns(claims, ("key", "notebook", "seed", "claim", "holds"))),
+        _frame(_columns(records, ("key", "notebook", "seed", "name", "index", "value", "text")), {"text": "string"}),
+        _frame(
+            {str(name): times[name].where(times[name].notna(), None).tolist() for name in times},
+            {"peak_bytes": "Int64", "seconds": "float64"},
+        ),
+    )
+
+
+TIMES = ("key", "notebook", "started", "seconds", "peak_bytes", "attempts")
+
+
+def write(results: Tables, folder: Path) -> None:
+    """Write each table as CSV and as Parquet, every file whole or not at all."""
+    for name, frame in results._asdict().items():
+        whole(folder / f"{name}.csv", partial(frame.to_csv, index=False, lineterminator="\n"))
+        whole(folder / f"{name}.parquet", partial(frame.to_parquet, index=False))
+
+
+def whole(path: Path, save: Callable[[Path], object]) -> None:
+    """Let `save` write a file under a temporary name, then rename it."""
+    part = path.with_name(f".{path.name}-{os.getpid()}.part")
+    try:
+        save(part)
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def leaves(value: Any) -> Iterator[tuple[tuple[int | str, ...], Any]]:
+    """Each number or text of a record with its path: positions in lists, names in dicts."""
+    if not isinstance(value, list | dict):
+        yield (), value
+        return
+    for place, item in enumerate(value) if isinstance(value, list) else value.items():
+        for path, leaf in leaves(item):
+            yield (place, *path), leaf
+
+
+def number(leaf: Any) -> float | None:
+    """The number that a leaf of a record stands for, "inf", "-inf" and "nan" included; None for a text or nothing."""
+    if isinstance(leaf, str):
+        return float(leaf) if leaf in ("inf", "-inf", "nan") else None
+    return None if leaf is None else float(leaf)
+
+
+def _split(leaf: Any) -> tuple[float | None, str | None]:
+    value = number(leaf)
+    return value, leaf if value is None else None
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], names: Sequence[str]) -> dict[str, list[Any]]:
+    return {name: [row[place] for row in rows] for place, name in enumerate(names)}
+
+
+def _frame(columns: Mapping[str, list[Any]], known: Mapping[str, str] | None = None) -> pd.DataFrame:
+    kinds = {"key": "string", "notebook": "string", "value": "float64"} | dict(known or {})
+    return pd.DataFrame({name: _column(values, kinds.get(name)) for name, values in columns.items()})
+
+
+def _column(values: list[Any], kind: str | None) -> pd.Series[Any]:
+    """The values as one type that Parquet can hold; where there is none, as JSON texts."""
+    found = {type(value) for value in values if value is not None}
+    if kind is None:
+        if found == {bool}:
+            kind = "boolean"
+        elif found == {int} and all(value is None or value in INTEGERS for value in values):
+            kind = "Int64"
+        elif (
+            found
+            and found <= {int, float}
+            and all(value is None or value in INTEGERS for value in values if type(value) is int)
+        ):
+            kind = "float64"
+        else:
+            kind = "string"
+            if found - {str}:
+                values = [None if v is None else json.dumps(v, ensure_ascii=False, sort_keys=True) for v in values]
+    return pd.Series(values, dtype=kind)
