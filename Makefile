@@ -20,7 +20,8 @@ test: $(READY)
 	$(BIN)/python -m pytest
 
 lab: $(READY)
-	$(BIN)/python -m jupyterlab notebooks/00_map.ipynb
+	JUPYTER_PATH="$(VENV)/share/jupyter" $(BIN)/python -m jupyterlab --ServerApp.root_dir=notebooks $(LAB_ARGS) \
+		notebooks/00_map.ipynb
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info
