@@ -175,6 +175,18 @@ def test_a_broken_plan_is_refused(tmp_path: Path, plan: str) -> None:
         report(tmp_path)
 
 
+def test_of_a_folder_the_runs_of_its_last_sweep_are_read(tmp_path: Path) -> None:
+    put(tmp_path, *[sidecar(seed) for seed in range(3)])
+    assert [run.seed for run in results.last_sweep(tmp_path)] == [0, 1, 2], "all, where nothing was planned"
+    planned = [{name: sidecar(seed)[name] for name in ("key", "notebook", "given")} for seed in (1, 7)]
+    text = {"format": 1, "name": "x", "planned": planned}
+    (tmp_path / results.PLAN).write_text(json.dumps(text))
+    assert [run.seed for run in results.last_sweep(tmp_path)] == [1]
+    (tmp_path / results.PLAN).write_text(json.dumps(text | {"planned": planned[1:]}))
+    with pytest.raises(RefusedError, match="none of the 1 runs planned"):
+        results.last_sweep(tmp_path)
+
+
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="no finished run"):
         report(tmp_path)

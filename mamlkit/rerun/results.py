@@ -132,6 +132,21 @@ def plan(folder: Path) -> Plan | None:
     return Plan(found["name"], planned)
 
 
+def last_sweep(folder: Path) -> list[Sidecar]:
+    """The finished runs that the sweep last started into the folder asked for; all of `read`'s where no plan is there.
+
+    What an older version of a notebook left in the folder is not among them. Raises RefusedError as `read` does, and
+    where none of the planned runs is finished.
+    """
+    runs, last = read(folder), plan(folder)
+    if last is None:
+        return runs
+    keys = {planned["key"] for planned in last.planned}
+    if found := [run for run in runs if run.key in keys]:
+        return found
+    raise RefusedError(f"none of the {len(keys)} runs planned in {folder} is finished; start the sweep again")
+
+
 def order(value: Any) -> tuple[Any, ...]:
     """A sort key for values of mixed types: nothing, numbers by size, texts, lists, dicts by their sorted names."""
     if value is None:
