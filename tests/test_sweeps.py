@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from mamlkit import notebooks
 from mamlkit.report.ledger import CLAIM
 from mamlkit.rerun.results import Sidecar, read, tables
 from mamlkit.rerun.sweep import load
+from mamlkit.run import execute
 
 SWEEPS = Path(__file__).parents[1] / "notebooks" / "sweeps"
 RESULTS = SWEEPS / "claims"
@@ -53,3 +56,31 @@ def test_every_claim_holds_on_nine_of_ten_seeds_or_more(runs: list[Sidecar]) -> 
 def test_the_committed_table_is_what_the_runs_say(name: str, runs: list[Sidecar]) -> None:
     text = getattr(tables(runs), name).to_csv(index=False, lineterminator="\n")
     assert (RESULTS / "tables" / f"{name}.csv").read_text(encoding="utf-8") == text
+
+
+def test_notebook_13_reads_a_sweep_of_ones_own_as_far_as_it_goes(tmp_path: Path) -> None:
+    """Three seeds of 06, on one of which a claim fails, and nothing of 07 and 10."""
+    found = sorted(RESULTS.glob("06_*.json"))[:3]
+    for path in found:
+        shutil.copy(path, tmp_path)
+    broken = json.loads(found[0].read_text("utf-8"))
+    broken["claims"][3]["holds"], broken["status"] = False, "failed"
+    (tmp_path / found[0].name).write_text(json.dumps(broken), "utf-8")
+    (path,) = notebooks.select(["13"])
+    result, executed = execute(path, {"results": str(tmp_path)}, timeout=300)
+    assert result.status == "ok", result.error
+    said = "".join(output.get("text", "") for cell in executed.cells for output in cell.get("outputs", []))
+    assert "3 runs of 1 notebooks; 2 ended well" in said
+    assert f"2 of 3: {broken['claims'][3]['claim']} (06_the_meta_update)" in said
+    assert "has no two good runs of 07" in said
+    records = {record["name"]: record["value"] for record in result.records}
+    ours = [json.loads(path.read_text("utf-8"))["records"] for path in found[1:]]
+    step = [next(r["value"]["1"][0] for r in run if r["name"].startswith("test mse, MAML start")) for run in ours]
+    assert records["mean error after one step over seeds, and the ends of its interval"][0] == sum(step) / 2
+
+
+def test_notebook_13_refuses_a_folder_without_runs(tmp_path: Path) -> None:
+    (path,) = notebooks.select(["13"])
+    result, _ = execute(path, {"results": str(tmp_path)}, timeout=300)
+    assert result.status == "failed"
+    assert "there is no finished run at" in str(result.error)

@@ -25,6 +25,14 @@ from mamlkit.report.figures_gradients import (
     work,
 )
 from mamlkit.report.figures_images import accuracy_curves, episodes, layers_moved, norm_dial, paired_accuracy
+from mamlkit.report.figures_seeds import (
+    claims_by_seed,
+    coverage,
+    effects,
+    numbers_needed,
+    paired_seeds,
+    two_intervals,
+)
 from mamlkit.report.figures_tasks import (
     fitting,
     gallery,
@@ -52,10 +60,13 @@ __all__ = [
     "adaptation_curves",
     "average_wave",
     "claim",
+    "claims_by_seed",
     "conditions",
     "cosines",
     "cosines_after_training",
+    "coverage",
     "curvature_of_starts",
+    "effects",
     "episodes",
     "errors_by_width",
     "finite_difference_gap",
@@ -72,8 +83,10 @@ __all__ = [
     "longer_training",
     "loss_map",
     "norm_dial",
+    "numbers_needed",
     "one_way_through",
     "paired_accuracy",
+    "paired_seeds",
     "pooled_average",
     "random_start",
     "record",
@@ -87,6 +100,7 @@ __all__ = [
     "support_against_query",
     "theme",
     "training_map",
+    "two_intervals",
     "two_orders",
     "work",
 ]
