@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import nbformat
+import psutil
 import pytest
 import torch
 from browser import WAIT, browser, check_site, programs
@@ -105,7 +106,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             time.sleep(0.1)
         yield Lab(opened.read_text(), home / "notebooks")
     finally:
-        server.terminate()  # make passes it on, and waits
+        family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()  # make does not always pass it on; the server ends its kernels
+        _, left = psutil.wait_procs(family, 20)
+        for process in left:
+            process.kill()
         server.wait(WAIT)
 
 
