@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from tiny_omniglot import publish
 
+from mamlkit import notebooks
 from mamlkit.images import Drawings, Episodes, Glyphs, Omniglot
 from mamlkit.images.episodes import distinct
 from mamlkit.images.glyphs import glyphs_file, load_glyphs
@@ -29,6 +30,7 @@ from mamlkit.images.omniglot import (
     published_characters,
     shrink,
 )
+from mamlkit.run import execute
 from mamlkit.tasks import SPLITS, uniforms
 
 ROOT = Path(__file__).parent.parent
@@ -443,3 +445,21 @@ def test_drawings_of_another_size_number_or_type_are_refused(pixels: NDArray[np.
 def test_episodes_alone_has_no_drawings() -> None:
     with pytest.raises(TypeError, match="abstract"):
         Episodes()  # type: ignore[abstract]
+
+
+def test_notebook_10_runs_on_omniglot_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a reader has it who fetched both files, but with other drawings under the names, and next to no training."""
+    pixels = load_glyphs()[0].pixels
+    for name, alphabets in (("images_background", BACKGROUND), ("images_evaluation", EVALUATION)):
+        characters = published_characters(alphabets)
+        drawings = Drawings(pixels[: len(characters)], *zip(*characters, strict=True))
+        monkeypatch.setattr("mamlkit.images.omniglot.read_published", lambda _, found=drawings: found)
+        pack(tmp_path / "omniglot" / f"{name}.zip")
+    monkeypatch.setenv("MAMLKIT_DATA", str(tmp_path))
+    (path,) = notebooks.select(["10"])
+    few = {"dataset": "omniglot", "iterations": 2, "test_size": 8, "filters": 4}
+    result, _ = execute(path, few, timeout=300, environment={"OMP_NUM_THREADS": "1"})
+    assert result.status == "ok", result.error
+    assert "no character of the test is used in training" in {claim["claim"] for claim in result.claims}
+    chance = {record["name"]: record["value"] for record in result.records}["accuracy of MAML after k steps"]["0"][0]
+    assert 0 < chance < 0.5, "five ways, hardly trained"
