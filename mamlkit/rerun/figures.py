@@ -118,6 +118,8 @@ def curves(panels: Sequence[Curves], title: str) -> Figure:
                 seeds[name] |= {len(values) for values in line.values()}
         ax.set_title(fill(panel.title, 44))
         positions = all(sorted(line) == list(range(len(line))) for line in panel.lines.values())
+        if all(float(x).is_integer() for line in panel.lines.values() for x in line):
+            ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         ax.set_xlabel(panel.x or ("position in the list, from 0" if positions else "key in the record"))
     for ax in axes[len(panels) :]:
         ax.remove()
