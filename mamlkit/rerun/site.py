@@ -765,14 +765,14 @@ def _first(shown: int, there: int, noun: str) -> str:
 
 
 def _dots(book: Book) -> list[Dots]:
-    """A panel for each record of single numbers."""
+    """A panel for each record of single numbers; of a list of two the first, and its row says so."""
     panels: dict[str, dict[str, Sequence[float]]] = {}
     for key in dict.fromkeys(key for setting in book.settings for key in setting.scalars):
         if not _is_drawn(key):
             continue
         for setting in book.settings:
             if values := setting.scalars.get(key):
-                names = [str(step) for step in key.place if isinstance(step, str)]
+                names = [step if isinstance(step, str) else "first value" for step in key.place]
                 panels.setdefault(key.record, {})[" · ".join(filter(None, [*names, setting.name]))] = values
     return [Dots(name, rows) for name, rows in panels.items()]
 
