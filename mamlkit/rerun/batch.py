@@ -256,7 +256,8 @@ class _Calm(WorkerPlugin):
 @contextmanager
 def _client(scheduler: str | None, workers: int) -> Iterator[Client]:
     """A client of the cluster at an address, or of one on this machine that listens to this machine alone."""
-    logging.getLogger("distributed").setLevel(QUIET)
+    for name in ("distributed", "distributed.client", "distributed.gc"):  # Dask gives each a level of its own
+        logging.getLogger(name).setLevel(QUIET)
     if scheduler:
         try:
             client = Client(scheduler, timeout="10s", set_as_default=False)
