@@ -466,7 +466,7 @@ def test_many_values_of_one_number_are_drawn_along_it(tmp_path: Path) -> None:
 def test_of_two_values_the_first_is_drawn_and_said_to_be(tmp_path: Path) -> None:
     put(tmp_path, *[sidecar(seed, records=[{"name": "a pair", "value": [seed, 9], "cell": "c"}]) for seed in (1, 2)])
     (book,) = site._books(results.read(tmp_path))
-    assert site._dots(book) == [figures.Dots("a pair", {"first value": [1.0, 2.0]})]
+    assert site._dots(book) == [figures.Dots("a pair", {"1st": [1.0, 2.0]})]
 
 
 def test_a_file_whose_writing_fails_stays_as_it_was(tmp_path: Path) -> None:

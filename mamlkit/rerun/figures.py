@@ -100,7 +100,7 @@ def _dots(ax: Axes, panel: Dots, *, narrow: bool) -> None:
     ax.set_yticks(range(len(rows)), names)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.xaxis.set_major_locator(MaxNLocator(4 if narrow else 8))
-    ax.set_title(fill(panel.title, 38 if narrow else 100))
+    ax.set_title(fill(panel.title, 34 if narrow else 60))
 
 
 def curves(panels: Sequence[Curves], title: str) -> Figure:

@@ -772,7 +772,7 @@ def _dots(book: Book) -> list[Dots]:
             continue
         for setting in book.settings:
             if values := setting.scalars.get(key):
-                names = [step if isinstance(step, str) else "first value" for step in key.place]
+                names = [step if isinstance(step, str) else "1st" for step in key.place]
                 panels.setdefault(key.record, {})[" · ".join(filter(None, [*names, setting.name]))] = values
     return [Dots(name, rows) for name, rows in panels.items()]
 
