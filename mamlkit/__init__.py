@@ -1,31 +1,40 @@
 """mamlkit: a study kit for Model-Agnostic Meta-Learning (Finn, Abbeel, Levine 2017).
 
-tasks → inner → meta → train → evaluate → report; a module imports only from those before it.
+tasks → inner → meta → train → evaluate; a module imports only from those before it. The images, the ledger and the
+figures load when they are first touched.
 """
 
-from mamlkit import models, report
+import lazy_loader
+
+from mamlkit import models
 from mamlkit.checkpoint import CheckpointError
 from mamlkit.device import device
-from mamlkit.evaluate import Curve, Interval, evaluate, needed, over_rate, over_seeds, paired
-from mamlkit.images import Glyphs, Omniglot
+from mamlkit.evaluate import Curve, Difference, evaluate, paired_difference
 from mamlkit.inner import Objective, adapt
 from mamlkit.meta import MetaGradient, meta_gradient
-from mamlkit.report import ClaimError, claim, record, show
+from mamlkit.statistics import Interval, sample_size, t_interval, wilson_interval
 from mamlkit.tasks import Batch, Quadratics, Sinusoids, TaskBatch, TaskDistribution
-from mamlkit.train import Record, train
+from mamlkit.train import Iteration, train
+
+__getattr__, __dir__, _lazy = lazy_loader.attach(
+    __name__,
+    submodules=["figures"],
+    submod_attrs={"images": ["Glyphs", "Omniglot"], "ledger": ["ClaimError", "claim", "record", "show"]},
+)
 
 __all__ = [
     "Batch",
     "CheckpointError",
     "ClaimError",
     "Curve",
+    "Difference",
     "Glyphs",
     "Interval",
+    "Iteration",
     "MetaGradient",
     "Objective",
     "Omniglot",
     "Quadratics",
-    "Record",
     "Sinusoids",
     "TaskBatch",
     "TaskDistribution",
@@ -33,14 +42,14 @@ __all__ = [
     "claim",
     "device",
     "evaluate",
+    "figures",
     "meta_gradient",
     "models",
-    "needed",
-    "over_rate",
-    "over_seeds",
-    "paired",
+    "paired_difference",
     "record",
-    "report",
+    "sample_size",
     "show",
+    "t_interval",
     "train",
+    "wilson_interval",
 ]

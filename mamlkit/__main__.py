@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mamlkit.images.fetch import add_parser as add_data
-from mamlkit.notebooks import RefusedError
-from mamlkit.rerun.command import add_parser as add_rerun
+from mamlkit.study.notebooks import RefusedError
+from mamlkit.sweeps.command import add_parser as add_rerun
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from mamlkit.run import run
+    from mamlkit.study.run import run
 
     given = dict(options.parameter)
     results = run(options.notebooks, given, device=options.device, out=options.out, timeout=options.timeout)
@@ -61,7 +61,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _regenerate(options: argparse.Namespace) -> int:
-    from mamlkit.regenerate import regenerate
+    from mamlkit.study.regenerate import regenerate
 
     problems = regenerate(options.notebooks, check=options.check, timeout=options.timeout)
     for problem in problems:

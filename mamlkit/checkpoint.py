@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import pickle
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from mamlkit.files import write
 
 _FORMAT = b"mamlkit checkpoint 1\n"
 
@@ -27,16 +28,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     payload = io.BytesIO()
     torch.save(state, payload)
     content = payload.getvalue()
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(_FORMAT + hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write(path, _FORMAT + hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class Objective:
 
     model  any nn.Module, used unchanged; `theta` replaces its trainable parameters on each call
     loss   a function of (prediction, y) that returns a scalar, the mean over examples as a rule
-    statistics  whose mean and variance a batch norm in training mode uses when the query is judged: "transductive",
+    batch_norm  whose mean and variance a batch norm in training mode uses when the query is judged: "transductive",
                 those of the query itself, as in the paper's experiments, or "inductive", those of the support.
                 Transductive predictions depend on which other queries are at hand
 
@@ -31,11 +31,11 @@ class Objective:
 
     model: nn.Module
     loss: Callable[[Tensor, Tensor], Tensor]
-    statistics: Literal["transductive", "inductive"] = "transductive"
+    batch_norm: Literal["transductive", "inductive"] = "transductive"
 
     def __post_init__(self) -> None:
-        if self.statistics not in ("transductive", "inductive"):
-            raise ValueError(f'statistics is {self.statistics!r}; it must be "transductive" or "inductive"')
+        if self.batch_norm not in ("transductive", "inductive"):
+            raise ValueError(f'batch_norm is {self.batch_norm!r}; it must be "transductive" or "inductive"')
 
     def theta(self) -> Params:
         """θ: detached copies of the model's trainable parameters, by name."""
@@ -50,7 +50,7 @@ class Objective:
     def predict(self, theta: Mapping[str, Tensor], x: Tensor, support: Tensor | None = None) -> Tensor:
         """The model's prediction for x [points, ...] with parameters θ; `support` are the support's inputs."""
         try:
-            return pure.call(self.model, theta, x, support if self.statistics == "inductive" else None)
+            return pure.call(self.model, theta, x, support if self.batch_norm == "inductive" else None)
         except RuntimeError as error:
             weights = next(iter(theta.values()))
             raise TypeError(

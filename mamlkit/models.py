@@ -47,7 +47,7 @@ def conv4(
                 ReLU, its miniImagenet recipe. What is left of the image is averaged before the head
 
     Convolutions keep the size ("same" padding), so an image needs 16 × 16 pixels or more to be pooled four times.
-    Batch norm keeps no running statistics: `Objective.statistics` says whose it uses. Lives on the CPU.
+    Batch norm keeps no running statistics: `Objective.batch_norm` says whose it uses. Lives on the CPU.
     """
     if norm not in NORMS:
         raise ValueError(f"norm is {norm!r}; it must be one of {', '.join(NORMS)}")

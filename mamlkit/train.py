@@ -20,7 +20,7 @@ from mamlkit.tasks import TaskDistribution
 
 
 @dataclass(frozen=True)
-class Record:
+class Iteration:
     """One iteration of the outer loop; losses and gradient are those of θ before the iteration's update.
 
     loss_before, loss_after  mean query loss over the iteration's tasks, before and after adaptation
@@ -49,8 +49,8 @@ def train(
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 1000,
     progress: bool = True,
-) -> Iterator[Record]:
-    """Meta-train the objective's model in place and yield a Record an iteration (Finn et al. 2017, Algorithm 2).
+) -> Iterator[Iteration]:
+    """Meta-train the objective's model in place and yield one Iteration an iteration (Finn et al. 2017, Algorithm 2).
 
     Iteration i draws tasks i·n to (i + 1)·n of the "train" split, n = `tasks_per_iteration`, so no task comes twice.
     The model's parameters are θ, on the device and in the type that they have; `objective.theta()` copies them.
@@ -103,7 +103,7 @@ def train(
             optimizer.step()
             optimizer.zero_grad()
 
-            record = Record(iteration, before, after, grad_norm, time.perf_counter() - began)
+            record = Iteration(iteration, before, after, grad_norm, time.perf_counter() - began)
             done = iteration + 1
             if done % checkpoint_every == 0 or done == iterations:
                 run.save(theta, optimizer, done, record.seconds)

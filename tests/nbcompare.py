@@ -18,7 +18,7 @@ from matplotlib.image import imread
 from nbformat import NotebookNode
 from nbval.plugin import IPyNbCell
 
-from mamlkit.report.ledger import CLAIM, RECORD
+from mamlkit.ledger import CLAIM, RECORD
 
 NUMBER = re.compile(
     r"(?<![\w.])[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?(?![\w.]*\w)|(?<!\w)[-+]?(?:nan|inf)(?!\w)", re.IGNORECASE

@@ -9,8 +9,9 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mamlkit"
 # Left to right. What stands at the end (commands) looks in from outside; nothing imports it.
-ROOMS = ["device", "tasks", "images", "models", "pure", "inner", "meta", "checkpoint", "train", "evaluate", "report"]
-OUTSIDE = ["notebooks", "progress", "pages", "run", "regenerate", "rerun", "__main__"]
+ROOMS = ["device", "tasks", "images", "models", "pure", "inner", "meta", "files", "statistics", "checkpoint"]
+ROOMS += ["train", "evaluate", "ledger", "figures"]
+OUTSIDE = ["study", "sweeps", "__main__"]
 
 
 def imports(path: Path) -> set[str]:

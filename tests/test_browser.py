@@ -29,8 +29,9 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
 import mamlkit as mk
-from mamlkit import notebooks, pages, run
-from mamlkit.report.ledger import CLAIM
+from mamlkit import files
+from mamlkit.ledger import CLAIM
+from mamlkit.study import notebooks, pages, run
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = "03_inner_adaptation"  # quick, with claims, records and figures
@@ -69,7 +70,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     bare = notebooks.load(home / "notebooks" / f"{NOTEBOOK}.ipynb")
     for cell in notebooks.code_cells(bare):
         cell.outputs, cell.execution_count = [], None
-    notebooks.write(home / "notebooks" / f"{NOTEBOOK}.ipynb", notebooks.dumps(bare))
+    files.write(home / "notebooks" / f"{NOTEBOOK}.ipynb", notebooks.dumps(bare))
 
     other = home / "data" / "kernels" / "python3"
     other.mkdir(parents=True)
@@ -230,7 +231,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
         r"# All is well" + "\n\n" + r"$\theta' \in \mathcal{T} \subset \mathbb{R}$; next: [bad](01_bad.ipynb)."
         "\n\n| α | $\\beta$ |\n| --- | --- |\n| 1 | 2 |\n\n$$\\nabla F(\\theta) = (I - \\alpha H)\\,g \\tag{E1}$$"
     )
-    start = "import matplotlib.pyplot as plt\nimport mamlkit as mk\nfrom mamlkit import report"
+    start = "import matplotlib.pyplot as plt\nimport mamlkit as mk\nfrom mamlkit import figures"
     books = {
         "00_good": [
             "seed: int = 0  # nothing depends on it",
@@ -260,7 +261,7 @@ def test_every_page_of_the_walkthrough_shows_its_formulas_and_is_accessible(tmp_
     books = {path.stem: notebooks.load(path) for path in notebooks.select([])}
     titles = {name: notebooks.title(book, name) for name, book in books.items()}
     for name, book in books.items():
-        notebooks.write(out / f"{name}.html", pages.page(book, name, titles))
+        files.write(out / f"{name}.html", pages.page(book, name, titles))
     (out / "index.html").write_text('<html lang="en"><title>Index</title><main><h1>Index</h1></main></html>')
     formulas = check_site(out, tmp_path)
     assert all(formulas[f"{name}.html"] for name in books)

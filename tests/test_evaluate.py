@@ -11,7 +11,7 @@ from oracles import mse, quadratic_problem, sinusoid_problem
 from torch.nn import functional
 
 import mamlkit as mk
-from mamlkit.evaluate import Interval, half_width
+from mamlkit.statistics import Interval, half_width
 
 TASKS = mk.Sinusoids(shots=5, queries=6, dtype=torch.float64)
 
@@ -86,7 +86,7 @@ def test_a_curve_says_in_words_what_it_holds_and_which_statistics_batch_norm_use
         model = torch.nn.Sequential(mk.models.mlp(1, 2, hidden=(), dtype=torch.float64), norm.double())
         objective = mk.Objective(model, functional.cross_entropy)
         found = mk.evaluate(objective, objective.theta(), tasks, alpha=0.1, steps=1, split="test", size=2)
-        assert found.statistics == wanted
+        assert found.batch_norm == wanted
 
 
 def test_the_interval_covers_the_true_mean_as_often_as_it_says() -> None:
@@ -103,7 +103,7 @@ def test_the_interval_of_a_curve_is_over_tasks_not_over_examples() -> None:
     tasks = mk.Quadratics(shots=5, queries=500, scales=(0.5, 1.0, 1.5))
     curve = mk.evaluate(objective, theta, tasks, alpha=0.05, steps=1, split="test", size=50)
     wanted = 1.96 * curve.loss.std(0) / math.sqrt(50)
-    assert torch.allclose(curve.ci95(), wanted)
+    assert torch.allclose(curve.half_width(), wanted)
     assert torch.allclose(curve.mean(), curve.loss.mean(0))
 
 
@@ -112,16 +112,16 @@ def test_pairing_finds_a_difference_that_unpaired_intervals_hide() -> None:
     difficulty = torch.rand(100, 1, generator=generator) * 10
     small = torch.randn(100, 1, generator=generator) * 0.05
     a, b = mk.Curve(difficulty + 0.1 + small), mk.Curve(difficulty)
-    difference = mk.paired(a, b)
+    difference = mk.paired_difference(a, b)
     assert difference.mean == pytest.approx(0.1, abs=0.03)
-    assert difference.mean > difference.ci95
-    assert a.mean() - b.mean() < a.ci95()
+    assert difference.mean > difference.half_width
+    assert a.mean() - b.mean() < a.half_width()
     assert difference.tasks == 100
 
 
 def test_pairing_curves_of_different_tasks_is_refused() -> None:
     with pytest.raises(ValueError, match="3 tasks and the other 4"):
-        mk.paired(mk.Curve(torch.ones(3, 2)), mk.Curve(torch.ones(4, 2)))
+        mk.paired_difference(mk.Curve(torch.ones(3, 2)), mk.Curve(torch.ones(4, 2)))
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def covered(intervals: list[Interval], truth: float) -> float:
 @pytest.mark.parametrize("seeds", [3, 10])
 def test_the_interval_over_seeds_covers_the_true_mean_as_often_as_it_says(seeds: int) -> None:
     runs = np.random.default_rng(0).normal(5.0, 2.0, (REPEATS, seeds))
-    assert covered([mk.over_seeds(row) for row in runs], 5.0) == pytest.approx(0.95, abs=FIVE_ERRORS)
+    assert covered([mk.t_interval(row) for row in runs], 5.0) == pytest.approx(0.95, abs=FIVE_ERRORS)
 
 
 def test_the_normal_interval_over_three_seeds_covers_far_less_than_it_says() -> None:
@@ -184,50 +184,50 @@ def test_the_normal_interval_over_three_seeds_covers_far_less_than_it_says() -> 
 
 
 def test_an_interval_over_seeds_is_the_one_on_paper() -> None:
-    mean, low, high, n = mk.over_seeds([1, 2, 3])  # t = 4.3027 for two degrees of freedom, s = 1
+    mean, low, high, n = mk.t_interval([1, 2, 3])  # t = 4.3027 for two degrees of freedom, s = 1
     assert (mean, n) == (2.0, 3)
     assert high - mean == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
     assert mean - low == pytest.approx(high - mean, rel=1e-12)
-    assert mk.over_seeds([0.5] * 4) == (0.5, 0.5, 0.5, 4)
+    assert mk.t_interval([0.5] * 4) == (0.5, 0.5, 0.5, 4)
 
 
 @pytest.mark.parametrize(("values", "words"), [([], "0 value"), ([1.0], "1 value"), ([1.0, math.nan, 2], "1 of 3")])
 def test_an_interval_over_too_few_or_broken_seeds_is_refused(values: list[float], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        mk.over_seeds(values)
+        mk.t_interval(values)
 
 
 def test_the_interval_of_a_rate_covers_it_near_the_end_where_the_normal_one_fails() -> None:
     """The share of seeds on which a claim holds: 95 in 100, known from ten."""
     held = np.random.default_rng(0).binomial(10, 0.95, REPEATS)
     # Ten trials have eleven outcomes, so coverage is a sum of few terms: 91.4% here, where 95% is out of reach.
-    assert covered([mk.over_rate(int(k), 10) for k in held], 0.95) == pytest.approx(0.914, abs=0.02)
+    assert covered([mk.wilson_interval(int(k), 10) for k in held], 0.95) == pytest.approx(0.914, abs=0.02)
     half = 1.96 * np.sqrt(held / 10 * (1 - held / 10) / 10)
     assert (np.abs(held / 10 - 0.95) <= half).mean() < 0.5
 
 
 def test_the_interval_of_a_rate_is_wilsons_and_stays_between_0_and_1() -> None:
     z = 1.959964
-    assert mk.over_rate(10, 10).low == pytest.approx(10 / (10 + z**2), rel=1e-6)
-    assert mk.over_rate(10, 10).high == pytest.approx(1.0)
-    assert mk.over_rate(0, 10)[:3] == pytest.approx((0.0, 0.0, z**2 / (10 + z**2)), rel=1e-6, abs=1e-12)
+    assert mk.wilson_interval(10, 10).low == pytest.approx(10 / (10 + z**2), rel=1e-6)
+    assert mk.wilson_interval(10, 10).high == pytest.approx(1.0)
+    assert mk.wilson_interval(0, 10)[:3] == pytest.approx((0.0, 0.0, z**2 / (10 + z**2)), rel=1e-6, abs=1e-12)
     centre, half = (9 + z**2 / 2) / (10 + z**2), z / (10 + z**2) * math.sqrt(0.9 + z**2 / 4)
-    assert mk.over_rate(9, 10)[1:] == pytest.approx((centre - half, centre + half, 10), rel=1e-6)
+    assert mk.wilson_interval(9, 10)[1:] == pytest.approx((centre - half, centre + half, 10), rel=1e-6)
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(11, 10), (-1, 10), (0, 0)])
 def test_a_rate_that_cannot_be_is_refused(successes: int, trials: int) -> None:
     with pytest.raises(ValueError, match=f"{successes} successes in {trials} trials"):
-        mk.over_rate(successes, trials)
+        mk.wilson_interval(successes, trials)
 
 
 @pytest.mark.parametrize(("pairs", "effect"), [(False, 1.0), (True, 1.0), (False, 0.4), (True, 0.4)])
 def test_so_many_seeds_find_the_difference_as_often_as_asked(pairs: bool, effect: float) -> None:
-    n = mk.needed(effect, 1.0, pairs=pairs)
+    n = mk.sample_size(effect, 1.0, pairs=pairs)
     rng = np.random.default_rng(0)
     a, b = rng.normal(effect, 1, (REPEATS, n)), rng.normal(0, 1, (REPEATS, n))
     if pairs:
-        found = [mk.over_seeds(row).low > 0 for row in a]
+        found = [mk.t_interval(row).low > 0 for row in a]
     else:  # Student's two-sample interval, by numpy
         error = np.sqrt((a.var(1, ddof=1) + b.var(1, ddof=1)) / n)
         t = {17: 2.0369, 100: 1.9720}[n]  # 97.5% points for 32 and 198 degrees of freedom
@@ -238,15 +238,20 @@ def test_so_many_seeds_find_the_difference_as_often_as_asked(pairs: bool, effect
 
 def test_the_papers_lead_of_second_order_needs_some_21_000_tasks_an_arm() -> None:
     """48.70 against 48.07% (Finn et al. 2017, Table 1), where a task's accuracy has a spread of about 23 points."""
-    assert mk.needed(0.63, 23) == 20_924
-    assert mk.needed(0.63, 23, pairs=True) == 10_464
-    assert mk.needed(1, 1) == 17  # as power tables have it
-    assert mk.needed(1, 1, pairs=True) == 10
+    assert mk.sample_size(0.63, 23) == 20_924
+    assert mk.sample_size(0.63, 23, pairs=True) == 10_464
+    assert mk.sample_size(1, 1) == 17  # as power tables have it
+    assert mk.sample_size(1, 1, pairs=True) == 10
 
 
 def test_more_power_and_a_smaller_difference_need_more() -> None:
-    assert mk.needed(1, 1, power=0.5) < mk.needed(1, 1) < mk.needed(1, 1, power=0.95) < mk.needed(0.5, 1, power=0.95)
-    assert mk.needed(1e6, 1) == 2
+    assert (
+        mk.sample_size(1, 1, power=0.5)
+        < mk.sample_size(1, 1)
+        < mk.sample_size(1, 1, power=0.95)
+        < mk.sample_size(0.5, 1, power=0.95)
+    )
+    assert mk.sample_size(1e6, 1) == 2
 
 
 @pytest.mark.parametrize(
@@ -256,4 +261,4 @@ def test_more_power_and_a_smaller_difference_need_more() -> None:
 def test_a_number_that_cannot_be_worked_out_is_refused(arguments: tuple[float, float, float], words: str) -> None:
     difference, spread, power = arguments
     with pytest.raises(ValueError, match=words):
-        mk.needed(difference, spread, power=power)
+        mk.sample_size(difference, spread, power=power)

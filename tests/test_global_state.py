@@ -28,7 +28,13 @@ def everything() -> torch.Tensor:
     ]
     list(mk.train(objective, tasks, alpha=0.1, beta=0.01, iterations=3, progress=False))
     curve = mk.evaluate(objective, objective.theta(), tasks, alpha=0.1, steps=2, split="test", size=4)
-    parts = [quadratic.support.y.float(), flat(adapted), *map(flat, gradients), flat(objective.theta()), curve.ci95()]
+    parts = [
+        quadratic.support.y.float(),
+        flat(adapted),
+        *map(flat, gradients),
+        flat(objective.theta()),
+        curve.half_width(),
+    ]
     return torch.cat([part.reshape(-1) for part in parts])
 
 

@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from tiny_omniglot import publish
 
-from mamlkit import notebooks
 from mamlkit.images import Drawings, Episodes, Glyphs, Omniglot
 from mamlkit.images.episodes import distinct
 from mamlkit.images.glyphs import glyphs_file, load_glyphs
@@ -30,7 +29,8 @@ from mamlkit.images.omniglot import (
     published_characters,
     shrink,
 )
-from mamlkit.run import execute
+from mamlkit.study import notebooks
+from mamlkit.study.run import execute
 from mamlkit.tasks import SPLITS, uniforms
 
 ROOT = Path(__file__).parent.parent

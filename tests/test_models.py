@@ -36,7 +36,7 @@ def conv(norm: str, statistics: str = "transductive", downsample: str = "pool") 
                 block[i] = nn.Softplus()
             if isinstance(layer, nn.MaxPool2d):
                 block[i] = nn.AvgPool2d(2)
-    return mk.Objective(model, cross_entropy, statistics=statistics)  # type: ignore[arg-type]
+    return mk.Objective(model, cross_entropy, batch_norm=statistics)  # type: ignore[arg-type]
 
 
 def directional_errors(objective: mk.Objective, batch: mk.TaskBatch, gradient: Params, steps: int) -> float:
@@ -109,7 +109,7 @@ class Users(nn.Module):
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("statistics", ["transductive", "inductive"])
 def test_a_users_module_with_every_norm_an_embedding_and_tied_weights(statistics: str, steps: int) -> None:
-    objective = mk.Objective(Users(), cross_entropy, statistics=statistics)  # type: ignore[arg-type]
+    objective = mk.Objective(Users(), cross_entropy, batch_norm=statistics)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(0)
     parts = [
         mk.Batch(
@@ -191,4 +191,4 @@ def test_mlp_has_the_papers_shape_and_pytorchs_law() -> None:
 
 def test_unknown_statistics_are_refused() -> None:
     with pytest.raises(ValueError, match='statistics is \'both\'; it must be "transductive" or "inductive"'):
-        mk.Objective(mk.models.mlp(1, 1), cross_entropy, statistics="both")  # type: ignore[arg-type]
+        mk.Objective(mk.models.mlp(1, 1), cross_entropy, batch_norm="both")  # type: ignore[arg-type]

@@ -25,10 +25,10 @@ from nbcompare import blank, near, pictures
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from mamlkit import notebooks
-from mamlkit.notebooks import RefusedError
-from mamlkit.regenerate import LIMIT, canonical
-from mamlkit.report.ledger import CLAIM, RECORD
+from mamlkit.ledger import CLAIM, RECORD
+from mamlkit.study import notebooks
+from mamlkit.study.notebooks import RefusedError
+from mamlkit.study.regenerate import LIMIT, canonical
 
 ROOT = Path(__file__).parents[1]
 WALKTHROUGH = sorted((ROOT / "notebooks").glob(notebooks.WALKTHROUGH))

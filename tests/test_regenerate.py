@@ -9,10 +9,10 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from mamlkit import notebooks
-from mamlkit import regenerate as module
 from mamlkit.__main__ import main
-from mamlkit.regenerate import canonical, regenerate
+from mamlkit.study import notebooks
+from mamlkit.study import regenerate as module
+from mamlkit.study.regenerate import canonical, regenerate
 
 DRAW = """import io
 from IPython.display import display

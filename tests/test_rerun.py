@@ -21,16 +21,17 @@ import pytest
 from books import write
 from papermill.iorw import papermill_io
 
-from mamlkit import notebooks
+from mamlkit import files
 from mamlkit.__main__ import main
-from mamlkit.notebooks import RefusedError
-from mamlkit.report.ledger import CLAIM, RECORD
-from mamlkit.rerun import batch, job, sweep
-from mamlkit.rerun.job import Job, UnequalError, jobs, one_gpu, perform
-from mamlkit.rerun.live import Board, duration
-from mamlkit.rerun.results import read, tables
-from mamlkit.rerun.store import Folder, Remote, keep
-from mamlkit.rerun.sweep import load
+from mamlkit.ledger import CLAIM, RECORD
+from mamlkit.study import notebooks
+from mamlkit.study.notebooks import RefusedError
+from mamlkit.sweeps import driver, job, spec
+from mamlkit.sweeps.board import Board, duration
+from mamlkit.sweeps.job import Job, UnequalError, jobs, one_gpu, perform
+from mamlkit.sweeps.results import read, tables
+from mamlkit.sweeps.spec import load
+from mamlkit.sweeps.store import Folder, Remote, keep
 
 DISPLAY = "from IPython.display import display\n"
 GOOD = (
@@ -177,7 +178,7 @@ REFUSED = [
 def test_a_bad_sweep_is_refused_before_anything_starts(
     text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch, "LocalCluster", None)
+    monkeypatch.setattr(driver, "LocalCluster", None)
     monkeypatch.chdir(tmp_path)
     assert main(["rerun", str(plan(tmp_path, text)), "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
@@ -218,10 +219,10 @@ def test_the_key_follows_what_the_results_depend_on_and_nothing_else(
     assert one(tmp_path, text.replace("0.1", "0.2"))[0].key != first.key
     notebook = notebooks.load(good)
     notebook.cells[1].execution_count = 7
-    notebooks.write(good, notebooks.dumps(notebook))
+    files.write(good, notebooks.dumps(notebook))
     assert one(tmp_path, text)[0].key == first.key, "outputs that are stored do not reach a run"
     notebook.cells[-1].source += "\n1"
-    notebooks.write(good, notebooks.dumps(notebook))
+    files.write(good, notebooks.dumps(notebook))
     changed = one(tmp_path, text)[0].key
     assert changed != first.key
     for name in ("kit_digest", "data_digest"):
@@ -268,7 +269,7 @@ def test_a_sidecar_that_was_cut_off_counts_as_none(tmp_path: Path, good: Path) -
     texts = ['{"format": 1, "ke', "[]", json.dumps({"format": 1, "key": "of another"})]
     for found, text in zip(planned, texts, strict=True):
         (tmp_path / f"{found.name}.json").write_text(text)
-    assert batch._kept(planned, Folder(tmp_path)) == {}
+    assert driver._kept(planned, Folder(tmp_path)) == {}
 
 
 # ---- one job
@@ -298,7 +299,7 @@ def test_a_kernel_has_the_threads_of_its_worker_and_one_gpu(tmp_path: Path, monk
     cells = (f"import os; print([os.environ.get(name) for name in {names}])",)
     path = write(tmp_path, "asks", cells)
     monkeypatch.setattr(job, "visible_gpus", lambda: ["GPU-a", "GPU-b"])
-    (found,) = jobs((sweep.Run(path, {}),), str(tmp_path), 60, threads=3)
+    (found,) = jobs((spec.Run(path, {}),), str(tmp_path), 60, threads=3)
     sidecar = perform(found)
     said = notebooks.load(tmp_path / sidecar["executed"]).cells[1].outputs[0].text
     assert said == "['3', '3', 'GPU-a']\n"
@@ -360,7 +361,7 @@ def test_a_full_disk_leaves_nothing_half_written_and_says_so(
     assert pauses == [1.0, 5.0], "a fault that passes is waited for"
     assert {path.name for path in tmp_path.iterdir()} == before
     assert isinstance(error.value, OSError)
-    refused = batch._failing(error.value)
+    refused = driver._failing(error.value)
     assert "make room, and start the sweep again: what is finished is kept" in str(refused)
 
 
@@ -413,10 +414,10 @@ def test_results_go_to_any_store_that_papermill_knows(tmp_path: Path, good: Path
     planned = jobs(load(path).runs, "shelf://a/b", 60, 1)
     place = Remote("shelf://a/b/")
     with place.alone():
-        assert batch._kept(planned, place) == {}
+        assert driver._kept(planned, place) == {}
         perform(planned[0])
     assert {name.rpartition("/")[0] for name in shelf.files} == {"shelf://a/b"}
-    assert set(batch._kept(planned, place)) == {planned[0].key}, "and are found there again"
+    assert set(driver._kept(planned, place)) == {planned[0].key}, "and are found there again"
 
 
 def test_a_store_that_is_not_there_is_refused(

@@ -19,11 +19,13 @@ from browser import check_site
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from pandas.testing import assert_frame_equal
 
-from mamlkit import notebooks
-from mamlkit.notebooks import RefusedError
-from mamlkit.report.ledger import CLAIM
-from mamlkit.rerun import figures, results, site
-from mamlkit.rerun.site import report
+from mamlkit import files
+from mamlkit.ledger import CLAIM
+from mamlkit.study import notebooks
+from mamlkit.study.notebooks import RefusedError
+from mamlkit.sweeps import figures, results
+from mamlkit.sweeps import report as site
+from mamlkit.sweeps.report import report
 
 EVIL = "<script>alert('θ')</script>"
 ALPHA = "α < 1"
@@ -473,11 +475,12 @@ def test_a_file_whose_writing_fails_stays_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "runs.parquet"
     path.write_text("before")
 
-    def fail(part: Path) -> None:
-        part.write_text("half")
-        raise OSError("the disk is full")
+    def fail() -> None:
+        with files.replacing(path) as part:
+            part.write_text("half")
+            raise OSError("the disk is full")
 
     with pytest.raises(OSError, match="disk is full"):
-        results.whole(path, fail)
+        fail()
     assert path.read_text() == "before"
     assert names(tmp_path) == {"runs.parquet"}

@@ -16,12 +16,12 @@ import papermill
 import pytest
 from books import write
 
-from mamlkit import notebooks
 from mamlkit.__main__ import main
-from mamlkit.notebooks import RefusedError
-from mamlkit.progress import Progress
-from mamlkit.report.ledger import CLAIM, RECORD
-from mamlkit.run import Result, assign, execute, run
+from mamlkit.ledger import CLAIM, RECORD
+from mamlkit.study import notebooks
+from mamlkit.study.notebooks import RefusedError
+from mamlkit.study.progress import Progress
+from mamlkit.study.run import Result, assign, execute, run
 
 DISPLAY = "from IPython.display import display\n"
 GOOD = [

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from mamlkit import notebooks
-from mamlkit.report.ledger import CLAIM
-from mamlkit.rerun.results import Sidecar, read, tables
-from mamlkit.rerun.sweep import load
-from mamlkit.run import execute
+from mamlkit.ledger import CLAIM
+from mamlkit.study import notebooks
+from mamlkit.study.run import execute
+from mamlkit.sweeps.results import Sidecar, read, tables
+from mamlkit.sweeps.spec import load
 
 SWEEPS = Path(__file__).parents[1] / "notebooks" / "sweeps"
 RESULTS = SWEEPS / "claims"

@@ -28,7 +28,7 @@ def objective(seed: int = 0) -> mk.Objective:
 
 def training(
     target: mk.Objective, iterations: int, tasks: mk.TaskDistribution = TASKS, **kwargs: object
-) -> Iterator[mk.Record]:
+) -> Iterator[mk.Iteration]:
     settings = {"alpha": 0.01, "beta": 0.01, "tasks_per_iteration": 3, "progress": False} | kwargs
     return mk.train(target, tasks, iterations=iterations, **settings)  # type: ignore[arg-type]
 
@@ -55,8 +55,8 @@ def test_meta_training_learns_to_adapt_on_unseen_tasks() -> None:
     untrained = mk.evaluate(target, target.theta(), tasks, alpha=0.01, steps=1, split="test", size=100)
     list(mk.train(target, tasks, alpha=0.01, beta=1e-3, iterations=400, progress=False))
     trained = mk.evaluate(target, target.theta(), tasks, alpha=0.01, steps=1, split="test", size=100)
-    gain = mk.paired(untrained, trained)
-    assert gain.mean - gain.ci95 > 0
+    gain = mk.paired_difference(untrained, trained)
+    assert gain.mean - gain.half_width > 0
     # 400 iterations are a start: the share left was 0.70; an untrained θ keeps 0.98.
     assert trained.mean()[1] < 0.8 * trained.mean()[0]
 
@@ -215,7 +215,7 @@ def test_a_failed_write_leaves_the_old_checkpoint_whole(tmp_path: Path, monkeypa
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mamlkit.checkpoint.os.fsync", full)
+    monkeypatch.setattr("mamlkit.files.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         list(training(objective(), 4, checkpoint=file))
     assert file.read_bytes() == content

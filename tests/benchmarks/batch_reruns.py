@@ -22,11 +22,11 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
-from mamlkit import notebooks
-from mamlkit.rerun.batch import rerun
-from mamlkit.rerun.job import jobs
-from mamlkit.rerun.site import report
-from mamlkit.rerun.sweep import load
+from mamlkit.study import notebooks
+from mamlkit.sweeps.driver import rerun
+from mamlkit.sweeps.job import jobs
+from mamlkit.sweeps.report import report
+from mamlkit.sweeps.spec import load
 
 CELLS = ("seed: int = 0  # of nothing", "x = seed * 2", "print(x)")
 

@@ -50,7 +50,7 @@ def accuracy(ways: int, shots: int, alphabets: str, order: int, seed: int, itera
     mean, half = curve.accuracy.mean(0), 1.96 * curve.accuracy.std(0) / len(curve.accuracy) ** 0.5
     return (
         f"| {ways} | {shots} | {alphabets} | {order} | {seed} | {mean[0]:.3f} | {mean[1]:.3f} ± {half[1]:.3f} "
-        f"| {mean[3]:.3f} ± {half[3]:.3f} | {curve.statistics} | {seconds:.0f} |"
+        f"| {mean[3]:.3f} ± {half[3]:.3f} | {curve.batch_norm} | {seconds:.0f} |"
     )
 
 

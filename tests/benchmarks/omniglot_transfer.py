@@ -36,7 +36,7 @@ def row(name: str, objective: mk.Objective, exam: mk.TaskDistribution) -> str:
     curve = mk.evaluate(objective, objective.theta(), exam, alpha=ALPHA, steps=1, split="test", size=600, chunk=20)
     assert curve.accuracy is not None
     mean, half = curve.accuracy.mean(0), 1.96 * curve.accuracy.std(0) / len(curve.accuracy) ** 0.5
-    return f"| {name} | {mean[0]:.3f} | {mean[1]:.3f} ± {half[1]:.3f} | {curve.statistics} |"
+    return f"| {name} | {mean[0]:.3f} | {mean[1]:.3f} ± {half[1]:.3f} | {curve.batch_norm} |"
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from mamlkit import notebooks
-from mamlkit.notebooks import Parameter, RefusedError
+from mamlkit.study import notebooks
+from mamlkit.study.notebooks import Parameter, RefusedError
 
 LIMIT = 3600.0  # seconds that a run may take where the sweep does not say
 MOST = 1_000_000  # runs; more is a slip of the pen

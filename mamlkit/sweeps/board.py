@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mamlkit.progress import clock
+from mamlkit.study.progress import clock
 
 EVERY = 30.0  # seconds between the lines of a log
 SHOWN = 8  # runs that did not succeed, the latest ones

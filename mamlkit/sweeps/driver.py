@@ -20,12 +20,12 @@ from distributed import CancelledError, Client, Future, LocalCluster, WorkerPlug
 from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
 
-from mamlkit import notebooks
-from mamlkit.notebooks import RefusedError
-from mamlkit.rerun.job import FORMAT, Job, UnequalError, jobs, lost, perform
-from mamlkit.rerun.live import Board, describe, duration
-from mamlkit.rerun.store import Folder, Remote, keep, store
-from mamlkit.rerun.sweep import Sweep, load
+from mamlkit.study import notebooks
+from mamlkit.study.notebooks import RefusedError
+from mamlkit.sweeps.board import Board, describe, duration
+from mamlkit.sweeps.job import FORMAT, Job, UnequalError, jobs, lost, perform
+from mamlkit.sweeps.spec import Sweep, load
+from mamlkit.sweeps.store import Folder, Remote, keep, store
 
 PLAN = "sweep.json"
 TOPIC = "mamlkit-cells"

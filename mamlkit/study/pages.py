@@ -16,8 +16,8 @@ from nbconvert import HTMLExporter
 from nbconvert.filters import clean_html
 from nbformat import NotebookNode
 
-from mamlkit import notebooks
-from mamlkit.report.ledger import CLAIM, RECORD
+from mamlkit.ledger import CLAIM, RECORD
+from mamlkit.study import notebooks
 
 # MathJax as files, less what the pages do not use: its other output formats, its menus in 60 languages, speech.
 MATHJAX = (
@@ -233,7 +233,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def document(title: str, body: str, head: str = "", style: str | None = None) -> str:
     """A whole page: its title as text, its body as HTML, and `style` in place of the pages' own, which it holds."""
-    style = style or f"<style>{(files('mamlkit') / 'pages.css').read_text('utf-8')}</style>"
+    style = style or f"<style>{(files('mamlkit.study') / 'pages.css').read_text('utf-8')}</style>"
     return f"""<!doctype html>
 <html lang="en">
 <head>

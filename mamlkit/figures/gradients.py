@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from torch import Tensor
 
-from mamlkit.report.theme import FAILURE, FIRST_ORDER, MAML, QUERY, SUPPORT, THETA, TRUTH, Role, canvas, label
+from mamlkit.figures.theme import FAILURE, FIRST_ORDER, MAML, QUERY, SUPPORT, THETA, TRUTH, Role, canvas, label
 
 ORDERS = {"first": FIRST_ORDER, "second": MAML}
 Interval = tuple[Tensor, Tensor]  # a mean and the half-width of its 95% interval, elementwise

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from torch import Tensor
 
-from mamlkit.report.theme import FAILURE, MAML, QUERY, SUPPORT, THETA, TRUTH, Role, canvas, label
+from mamlkit.figures.theme import FAILURE, MAML, QUERY, SUPPORT, THETA, TRUTH, Role, canvas, label
 
 # The named starts, each with the role that draws it; any other name is drawn as a query curve.
 STARTS = {"random": THETA, "pooled": FAILURE, "MAML": MAML}
@@ -28,7 +28,7 @@ class Adaptation(Protocol):
     @property
     def loss(self) -> Tensor: ...
     def mean(self) -> Tensor: ...
-    def ci95(self) -> Tensor: ...
+    def half_width(self) -> Tensor: ...
 
 
 class Iteration(Protocol):
@@ -61,7 +61,7 @@ def adaptation_curves(
     """
     figure, axes = canvas(1, len(panels), height=2.9)
     count = len(next(iter(panels[0].values())).loss)
-    bands = [(curve.mean() + curve.ci95()).cpu() for panel in panels for curve in panel.values()]
+    bands = [(curve.mean() + curve.half_width()).cpu() for panel in panels for curve in panel.values()]
     start = max([*(float(band[0]) for band in bands), *(oracles or {}).values()])
     highest = max(float(band.nan_to_num(nan=math.inf).clamp(max=1.4 * start).max()) for band in bands)
     top = ceiling or 1.04 * max(highest, start)
@@ -72,7 +72,7 @@ def adaptation_curves(
             role, steps = STARTS.get(name, QUERY), range(curve.loss.shape[1])
             # A diverged curve leaves through the top; values that no axis can hold would not be drawn at all.
             mean = curve.mean().cpu().nan_to_num(nan=math.inf).clamp(max=10 * top)
-            half = curve.ci95().cpu().nan_to_num(nan=math.inf).clamp(max=10 * top)
+            half = curve.half_width().cpu().nan_to_num(nan=math.inf).clamp(max=10 * top)
             ax.plot(
                 steps,
                 mean,

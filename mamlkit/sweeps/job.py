@@ -20,17 +20,17 @@ from filelock import FileLock, Timeout
 from nbformat import NotebookNode
 
 import mamlkit
-from mamlkit import notebooks
 from mamlkit.images.glyphs import glyphs_file
-from mamlkit.notebooks import RefusedError
-from mamlkit.rerun.store import keep, store
-from mamlkit.rerun.sweep import Run
-from mamlkit.run import execute, provenance, stamped
+from mamlkit.study import notebooks
+from mamlkit.study.notebooks import RefusedError
+from mamlkit.study.run import execute, provenance, stamped
+from mamlkit.sweeps.spec import Run
+from mamlkit.sweeps.store import keep, store
 
 FORMAT = 1
 POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 ATTEMPTS = 2  # a kernel that died of something outside it deserves another; one that dies twice is the notebook's doing
-OUTSIDE = ("rerun", "pages.py", "regenerate.py", "__main__.py", "data")  # no notebook's numbers depend on these
+OUTSIDE = ("sweeps", "figures", "pages.py", "regenerate.py", "__main__.py", "data")  # they compute no numbers
 
 
 class UnequalError(RuntimeError):

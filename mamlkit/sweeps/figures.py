@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from mamlkit.evaluate import Interval, over_rate, over_seeds
-from mamlkit.report.theme import FAILURE, FIRST_ORDER, MAML, QUERY, SUPPORT, THETA, TRUTH, Role, canvas
+from mamlkit.figures.theme import FAILURE, FIRST_ORDER, MAML, QUERY, SUPPORT, THETA, TRUTH, Role, canvas
+from mamlkit.statistics import Interval, t_interval, wilson_interval
 
 DPI = 144
 RATES, ROWS, LINES = 24, 16, 6  # the most claims in a figure, rows in a panel, curves in a panel
@@ -48,7 +48,7 @@ class Curves(NamedTuple):
 
 def spread(values: Sequence[float]) -> Interval | None:
     """Mean and 95% interval over seeds; None for a single seed and where a value is not finite."""
-    return over_seeds(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
+    return t_interval(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
 
 
 def pass_rates(rates: Sequence[Rate], title: str) -> Figure:
@@ -56,7 +56,7 @@ def pass_rates(rates: Sequence[Rate], title: str) -> Figure:
     shown = list(rates[:RATES])
     figure, (ax,) = canvas(height=1.1 + 0.27 * len(shown))
     for place, rate in enumerate(shown):
-        interval, role = over_rate(rate.held, rate.runs), MAML if rate.held == rate.runs else FAILURE
+        interval, role = wilson_interval(rate.held, rate.runs), MAML if rate.held == rate.runs else FAILURE
         ax.plot([interval.low, interval.high], [place, place], color=role.color, solid_capstyle="butt")
         ax.plot(interval.mean, place, role.marker, color=role.color)
         ax.annotate(f"{rate.held} of {rate.runs}", (1.03, place), va="center", annotation_clip=False)

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from mamlkit.report.figures_training import name_lines
-from mamlkit.report.theme import FAILURE, FIRST_ORDER, MAML, QUERY, SUPPORT, THETA, TRUTH, Role, canvas
+from mamlkit.figures.theme import FAILURE, FIRST_ORDER, MAML, QUERY, SUPPORT, THETA, TRUTH, Role, canvas
+from mamlkit.figures.training import name_lines
 from mamlkit.tasks import TaskBatch
 
 STYLES = {"random start": THETA, "MAML": MAML, "second order": MAML, "first order": FIRST_ORDER}

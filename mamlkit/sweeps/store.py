@@ -13,8 +13,8 @@ from filelock import FileLock, Timeout
 from papermill.exceptions import PapermillException
 from papermill.iorw import papermill_io
 
-from mamlkit import notebooks
-from mamlkit.notebooks import RefusedError
+from mamlkit import files
+from mamlkit.study.notebooks import RefusedError
 
 PAUSES = (1.0, 5.0)  # seconds between the tries of a write that failed
 HOPELESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
@@ -49,7 +49,7 @@ class Folder:
         return (self.path / name).read_text(encoding="utf-8")
 
     def write(self, name: str, text: str) -> None:
-        notebooks.write(self.path / name, text)
+        files.write(self.path / name, text)
 
     @contextmanager
     def alone(self) -> Iterator[None]:

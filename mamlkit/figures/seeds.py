@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from mamlkit.evaluate import Interval, over_rate
-from mamlkit.report.figures_training import name_lines
-from mamlkit.report.theme import FAILURE, FIRST_ORDER, MAML, QUERY, THETA, TRUTH, Role, canvas, label
+from mamlkit.figures.theme import FAILURE, FIRST_ORDER, MAML, QUERY, THETA, TRUTH, Role, canvas, label
+from mamlkit.figures.training import name_lines
+from mamlkit.statistics import Interval, wilson_interval
 
 CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # keeps a text on a line legible
 LEVEL = (0, (2, 2))  # the dash of a level that nothing computed here can move
@@ -77,7 +77,7 @@ def coverage(hits: Mapping[str, int], *, repeats: int, title: str) -> Figure:
     figure, (ax,) = canvas(height=0.9 + 0.3 * len(hits))
     ax.axvline(0.95, color=TRUTH.color, linewidth=0.9, linestyle=LEVEL, zorder=1)
     for row, (_, count) in enumerate(hits.items()):
-        share, low, high, _ = over_rate(count, repeats)
+        share, low, high, _ = wilson_interval(count, repeats)
         role = MAML if low <= 0.95 <= high else FAILURE
         _interval(ax, row, Interval(share, low, high, repeats), role)
         ax.annotate(f"{share:.0%}", (low, row), xytext=(-6, -3), textcoords="offset points", ha="right", fontsize=8)

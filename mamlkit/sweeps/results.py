@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import pandas as pd
 
-from mamlkit.notebooks import RefusedError
+from mamlkit.files import replacing
+from mamlkit.study.notebooks import RefusedError
 
 FORMAT = 1
 PLAN = "sweep.json"
@@ -245,19 +244,10 @@ TIMES = ("key", "notebook", "started", "seconds", "peak_bytes", "attempts")
 def write(results: Tables, folder: Path) -> None:
     """Write each table as CSV and as Parquet, every file whole or not at all."""
     for name, frame in results._asdict().items():
-        whole(folder / f"{name}.csv", partial(frame.to_csv, index=False, lineterminator="\n"))
-        whole(folder / f"{name}.parquet", partial(frame.to_parquet, index=False))
-
-
-def whole(path: Path, save: Callable[[Path], object]) -> None:
-    """Let `save` write a file under a temporary name, then rename it."""
-    part = path.with_name(f".{path.name}-{os.getpid()}.part")
-    try:
-        save(part)
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+        with replacing(folder / f"{name}.csv") as part:
+            frame.to_csv(part, index=False, lineterminator="\n")
+        with replacing(folder / f"{name}.parquet") as part:
+            frame.to_parquet(part, index=False)
 
 
 def leaves(value: Any) -> Iterator[tuple[tuple[int | str, ...], Any]]:

@@ -15,8 +15,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
-from mamlkit import notebooks
-from mamlkit.notebooks import RefusedError
+from mamlkit import files
+from mamlkit.study import notebooks
+from mamlkit.study.notebooks import RefusedError
 
 LIMIT = 400_000  # bytes: larger, and the code host no longer shows the notebook
 METADATA = {
@@ -65,7 +66,7 @@ def _one(path: Path, *, check: bool, timeout: float) -> str | None:
         return None
     if check:
         return f"{difference(notebooks.load(path), new)}; run `python -m mamlkit regenerate {path.stem}` and commit it"
-    notebooks.write(path, text)
+    files.write(path, text)
     return None
 
 

@@ -28,11 +28,12 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.execute import remove_error_markers
 from papermill.translators import PythonTranslator, papermill_translators
 
-from mamlkit import notebooks, pages
+from mamlkit import files
 from mamlkit.device import device as find_device
-from mamlkit.notebooks import Parameter, RefusedError
-from mamlkit.progress import Progress, clock
-from mamlkit.report.ledger import CLAIM, RECORD
+from mamlkit.ledger import CLAIM, RECORD
+from mamlkit.study import notebooks, pages
+from mamlkit.study.notebooks import Parameter, RefusedError
+from mamlkit.study.progress import Progress, clock
 
 PACKAGES = ("mamlkit", "torch", "numpy", "matplotlib", "papermill", "nbclient", "ipykernel")
 LOG = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ def run(
         for number, path in enumerate(chosen, 1):
             with Progress(f"[{number}/{len(chosen)}] {path.stem}") as progress:
                 result, executed = execute(path, settings[path], timeout=timeout, watch=progress.cell)
-                notebooks.write(out / path.name, notebooks.dumps(stamped(executed, result, provenance(path.parent))))
+                files.write(out / path.name, notebooks.dumps(stamped(executed, result, provenance(path.parent))))
                 progress.end(_summary(result))
             results.append(result)
             _report(out, chosen, results)
@@ -323,15 +324,15 @@ def _report(out: Path, chosen: Sequence[Path], results: Sequence[Result]) -> Non
     titles = {result.notebook: result.title for result in results}
     for result in results[-2:]:
         page = pages.page(notebooks.load(out / f"{result.notebook}.ipynb"), result.notebook, titles)
-        notebooks.write(out / f"{result.notebook}.html", page)
+        files.write(out / f"{result.notebook}.html", page)
     summary = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "planned": [path.stem for path in chosen],
         "provenance": provenance(chosen[0].parent),
         "notebooks": [asdict(result) for result in results],
     }
-    notebooks.write(out / "results.json", json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    notebooks.write(out / "index.html", pages.index(summary))
+    files.write(out / "results.json", json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    files.write(out / "index.html", pages.index(summary))
 
 
 def _summary(result: Result) -> str:

@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from torch import Tensor
 
-from mamlkit.evaluate import half_width
-from mamlkit.report.figures_training import Adaptation, name_lines
-from mamlkit.report.theme import FAILURE, MAML, QUERY, SUPPORT, THETA, TRUTH, Role, canvas
+from mamlkit.figures.theme import FAILURE, MAML, QUERY, SUPPORT, THETA, TRUTH, Role, canvas
+from mamlkit.figures.training import Adaptation, name_lines
+from mamlkit.statistics import half_width
 
 # The three data that can judge θ', each with the role that draws it.
 JUDGES = {"same support": SUPPORT, "fresh query": QUERY, "other task": FAILURE}
@@ -387,7 +387,7 @@ def errors_by_width(rows: Mapping[str, Adaptation], *, title: str) -> Figure:
     """Query error before and after one step, a row for each distribution over tasks, trained and examined on it."""
     figure, (ax,) = canvas(height=2.0)
     for place, curve in enumerate(rows.values()):
-        (before, after), (before_half, after_half) = curve.mean()[:2].tolist(), curve.ci95()[:2].tolist()
+        (before, after), (before_half, after_half) = curve.mean()[:2].tolist(), curve.half_width()[:2].tolist()
         ax.plot([before, after], [place, place], color=MAML.color, linewidth=1)
         ax.errorbar(before, place, xerr=before_half, fmt=THETA.marker, color=THETA.color, capsize=3, markersize=6)
         ax.errorbar(after, place, xerr=after_half, fmt=MAML.marker, color=MAML.color, capsize=3, markersize=6)

@@ -41,7 +41,7 @@ class Parameter(NamedTuple):
 
 def folder() -> Path:
     """The folder of the walkthrough: beside the package, or in the current folder. Raises RefusedError if neither."""
-    places = [Path(__file__).parents[1] / "notebooks", Path.cwd() / "notebooks"]
+    places = [Path(__file__).parents[2] / "notebooks", Path.cwd() / "notebooks"]
     for place in places:
         if any(place.glob(WALKTHROUGH)):
             return place
@@ -214,14 +214,3 @@ def private_kernel() -> Iterator[tuple[Path, Config]]:
         if os.name == "posix" and len(name) < SOCKET_PATH:
             settings |= {"transport": "ipc", "ip": os.path.join(name, "k")}
         yield Path(name), Config({"KernelManager": settings})
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all: under a temporary name beside it first, then renamed."""
-    part = path.with_name(f".{path.name}-{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

@@ -1,6 +1,6 @@
 """Figures, claims and records: what a notebook shows. Nothing here trains."""
 
-from mamlkit.report.figures_experiments import (
+from mamlkit.figures.experiments import (
     Condition,
     conditions,
     curvature_of_starts,
@@ -12,7 +12,7 @@ from mamlkit.report.figures_experiments import (
     stress_map,
     training_map,
 )
-from mamlkit.report.figures_gradients import (
+from mamlkit.figures.gradients import (
     cosines,
     cosines_after_training,
     finite_difference_gap,
@@ -24,8 +24,8 @@ from mamlkit.report.figures_gradients import (
     two_orders,
     work,
 )
-from mamlkit.report.figures_images import accuracy_curves, episodes, layers_moved, norm_dial, paired_accuracy
-from mamlkit.report.figures_seeds import (
+from mamlkit.figures.images import accuracy_curves, episodes, layers_moved, norm_dial, paired_accuracy
+from mamlkit.figures.seeds import (
     claims_by_seed,
     coverage,
     effects,
@@ -33,7 +33,7 @@ from mamlkit.report.figures_seeds import (
     paired_seeds,
     two_intervals,
 )
-from mamlkit.report.figures_tasks import (
+from mamlkit.figures.tasks import (
     fitting,
     gallery,
     one_way_through,
@@ -42,7 +42,8 @@ from mamlkit.report.figures_tasks import (
     slopes,
     support_against_query,
 )
-from mamlkit.report.figures_training import (
+from mamlkit.figures.theme import theme
+from mamlkit.figures.training import (
     adaptation_curves,
     average_wave,
     fits,
@@ -50,8 +51,7 @@ from mamlkit.report.figures_training import (
     longer_training,
     step_size_choice,
 )
-from mamlkit.report.ledger import ClaimError, claim, record, show
-from mamlkit.report.theme import theme
+from mamlkit.ledger import ClaimError, claim, record, show
 
 __all__ = [
     "ClaimError",

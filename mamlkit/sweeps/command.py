@@ -28,7 +28,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _rerun(options: argparse.Namespace) -> int:
-    from mamlkit.rerun.batch import rerun
+    from mamlkit.sweeps.driver import rerun
 
     bad = rerun(
         options.sweep,
@@ -44,7 +44,7 @@ def _rerun(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from mamlkit.rerun.site import report
+    from mamlkit.sweeps.report import report
 
     print(report(options.folder, options.out))
     return 0

@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from html import escape
-from importlib.resources import files
+from importlib import resources
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -22,14 +22,15 @@ from urllib.parse import quote
 
 from tqdm import tqdm
 
-from mamlkit import notebooks, pages
-from mamlkit.evaluate import over_rate
-from mamlkit.notebooks import RefusedError
-from mamlkit.progress import clock
-from mamlkit.report.theme import theme
-from mamlkit.rerun import figures, results
-from mamlkit.rerun.figures import Curves, Dots, Rate
-from mamlkit.rerun.results import Plan, Sidecar
+from mamlkit import files
+from mamlkit.figures.theme import theme
+from mamlkit.statistics import wilson_interval
+from mamlkit.study import notebooks, pages
+from mamlkit.study.notebooks import RefusedError
+from mamlkit.study.progress import clock
+from mamlkit.sweeps import figures, results
+from mamlkit.sweeps.figures import Curves, Dots, Rate
+from mamlkit.sweeps.results import Plan, Sidecar
 
 AT_A_GLANCE, ON_A_PAGE = 25, 500  # rows of a table on the index, and on any page
 CLAIMS = 300  # rows of the index's table of claims
@@ -114,8 +115,10 @@ def report(folder: Path, out: Path | None = None) -> Path:
 def _write(folder: Path, out: Path, runs: Sequence[Sidecar], plan: Plan | None) -> Path:
     theme()
     site = Site(folder, out)
-    css = (files("mamlkit") / "pages.css").read_text("utf-8") + (files("mamlkit.rerun") / "site.css").read_text("utf-8")
-    notebooks.write(out / "report.css", css)
+    css = (resources.files("mamlkit.study") / "pages.css").read_text("utf-8") + (
+        resources.files("mamlkit.sweeps") / "report.css"
+    ).read_text("utf-8")
+    files.write(out / "report.css", css)
     books = _books(runs)
     _run_pages(site, books)
     claims = [_rates(book) for book in books]
@@ -147,7 +150,7 @@ class Site:
     def put(self, name: str, title: str, body: str) -> None:
         """Write a page."""
         self.made.add(name)
-        notebooks.write(self.out / name, _page(title, body, "site"))
+        files.write(self.out / name, _page(title, body, "site"))
 
     def picture(self, name: str, content: Any, draw: Callable[[], bytes]) -> str:
         """The name of a picture of this content, which is drawn only if it is not there yet."""
@@ -155,7 +158,7 @@ class Site:
         self.made.add(file)
         if not (self.out / file).is_file():
             picture = draw()
-            results.whole(self.out / file, lambda part: part.write_bytes(picture))
+            files.write(self.out / file, picture)
         return file
 
     def clear(self) -> None:
@@ -190,8 +193,8 @@ def _digest(*parts: str | bytes) -> str:
 @cache
 def _code() -> str:
     """A digest of the code that makes pages: a page made by other code is made again."""
-    here = [(files("mamlkit.rerun") / name).read_bytes() for name in ("site.py", "figures.py")]
-    return _digest((files("mamlkit") / "pages.py").read_bytes(), *here)
+    here = [(resources.files("mamlkit.sweeps") / name).read_bytes() for name in ("report.py", "figures.py")]
+    return _digest((resources.files("mamlkit.study") / "pages.py").read_bytes(), *here)
 
 
 def _relative(folder: Path, out: Path) -> str:
@@ -400,7 +403,7 @@ def _run_page(job: Job) -> None:
     else:
         body += [_ledger(run), where]
     main = f'{job.links}<main class="sweep">{"".join(body)}</main>'
-    notebooks.write(job.page, _page(job.heading, main, job.made_from, style))
+    files.write(job.page, _page(job.heading, main, job.made_from, style))
 
 
 def command(run: Sidecar) -> str:
@@ -810,8 +813,10 @@ def _curves(book: Book) -> list[Curves]:
 
 
 def _is_drawn(key: Scalar) -> bool:
-    """Whether a number is the value itself: in the kit's records a second of a pair, or `ci95`, is its half-width."""
-    return key.place[-1:] not in (("ci95",), ("tasks",)) and all(step == 0 for step in key.place if type(step) is int)
+    """Whether a number is the value itself: a second of a pair, or `half_width`, is its interval."""
+    return key.place[-1:] not in (("ci95",), ("half_width",), ("tasks",)) and all(
+        step == 0 for step in key.place if type(step) is int
+    )
 
 
 def _range(panel: Dots) -> str:
@@ -870,7 +875,7 @@ def _held(rate: Rate) -> str:
 
 
 def _rate_interval(rate: Rate) -> str:
-    interval = over_rate(rate.held, rate.runs)
+    interval = wilson_interval(rate.held, rate.runs)
     digits = 0 if rate.runs < 100 else 1
     return f"{interval.low:.{digits}%} to {interval.high:.{digits}%}"
 
