@@ -8,10 +8,12 @@ import lazy_loader
 
 from mamlkit import models
 from mamlkit.checkpoint import CheckpointError
+from mamlkit.curves import Curve
 from mamlkit.device import device
-from mamlkit.evaluate import Curve, Difference, evaluate, paired_difference
-from mamlkit.inner import Objective, adapt
+from mamlkit.evaluate import Difference, evaluate, paired_difference
+from mamlkit.inner import InnerRule, adapt
 from mamlkit.meta import MetaGradient, meta_gradient
+from mamlkit.objective import Objective
 from mamlkit.statistics import Interval, sample_size, t_interval, wilson_interval
 from mamlkit.tasks import Batch, Quadratics, Sinusoids, TaskBatch, TaskDistribution
 from mamlkit.train import Iteration, train
@@ -29,6 +31,7 @@ __all__ = [
     "Curve",
     "Difference",
     "Glyphs",
+    "InnerRule",
     "Interval",
     "Iteration",
     "MetaGradient",

@@ -9,18 +9,131 @@ import hashlib
 import io
 import pickle
 import tempfile
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mamlkit.files import write
+from mamlkit.inner import Alpha, InnerRule
+from mamlkit.objective import Objective
+from mamlkit.pure import Params
+from mamlkit.tasks import TaskDistribution
 
-_FORMAT = b"mamlkit checkpoint 1\n"
+_FORMAT = b"mamlkit checkpoint 2\n"
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used: damaged, cut off, or not one of ours."""
+
+
+class Run:
+    """A training that can be resumed: where its checkpoint lies, and what that must agree with.
+
+    Whatever its numbers depend on besides θ is compared: tasks, settings, the model, the loss, whose statistics batch
+    norm uses, the inner rule and the outer gradient. Of step sizes that are learned the shape is compared, as of θ.
+    """
+
+    def __init__(
+        self,
+        path: str | Path | None,
+        tasks: TaskDistribution,
+        objective: Objective,
+        alpha: Alpha,
+        beta: float,
+        steps: int,
+        order: int,
+        tasks_per_iteration: int,
+        rule: InnerRule,
+        outer: Any,
+    ) -> None:
+        self.path = None if path is None else Path(path)
+        if self.path is None:
+            return
+        check_writable(self.path)
+        model = objective.model
+        self.agreement = {
+            "tasks": described(tasks),
+            "settings": f"alpha={described(alpha)} {beta=} {steps=} {order=} {tasks_per_iteration=}",
+            "layers": f"{model} {'in training' if model.training else 'in evaluation'} mode",
+            "loss function": described(objective.loss),
+            "batch norm mode": objective.batch_norm,
+            "inner rule": described(rule),
+            "outer gradient": described(outer),
+        }
+
+    def save(self, theta: Params, learned: Params, optimizer: torch.optim.Optimizer, done: int, seconds: float) -> None:
+        """Write θ, the learned step sizes and the optimizer after `done` iterations."""
+        if self.path is None:
+            return
+        weights = {
+            part: {name: weight.detach() for name, weight in params.items()}
+            for part, params in (("theta", theta), ("alpha", learned))
+        }
+        state = {"agreement": self.agreement, "iteration": done, "seconds": seconds}
+        save(self.path, {**state, **weights, "optimizer": optimizer.state_dict()})
+
+    def resume(self, theta: Params, learned: Params, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+        """Load the checkpoint into them, all or nothing; (iterations done, seconds spent)."""
+        if self.path is None or not self.path.exists():
+            return 0, 0.0
+        state = load(self.path)
+        wanted = {"parameters": _outline(theta), "learned step sizes": _outline(learned), **self.agreement}
+        found = state.get("agreement", {}) | {
+            "parameters": _outline(state.get("theta", {})),
+            "learned step sizes": _outline(state.get("alpha", {})),
+        }
+        for what, value in wanted.items():
+            if found.get(what) != value:
+                verb = "are" if what.endswith("s") else "is"
+                raise ValueError(
+                    f"{self.path} belongs to another run: its {what} {verb} {found.get(what)}, "
+                    f"this run's {verb} {value}. Use another file, or the settings it was made with"
+                )
+        optimizer.load_state_dict(state["optimizer"])
+        with torch.no_grad():
+            for params, stored in ((theta, state["theta"]), (learned, state["alpha"])):
+                for name, weight in params.items():
+                    weight.copy_(stored[name])
+        return int(state["iteration"]), float(state["seconds"])
+
+
+def described(thing: Any) -> str:
+    """A text that is the same in every process for the same thing, and another for a function of other code."""
+    if isinstance(thing, Tensor):
+        what = f"{tuple(thing.shape)} {thing.dtype}"
+        return f"learned {what}" if thing.requires_grad else f"{what} {_digest(repr(thing.tolist()))}"
+    if isinstance(thing, Mapping):
+        return "{" + ", ".join(f"{name}: {described(value)}" for name, value in thing.items()) + "}"
+    if isinstance(thing, list | tuple):
+        return "(" + ", ".join(map(described, thing)) + ")"
+    if isinstance(thing, partial):
+        return f"partial{described((thing.func, thing.args, thing.keywords))}"
+    if isinstance(thing, MethodType):
+        return f"{described(thing.__func__)} of {described(thing.__self__)}"
+    if isinstance(thing, FunctionType):
+        kept = [cell.cell_contents for cell in thing.__closure__ or ()]
+        around = described((kept, thing.__defaults__ or (), thing.__kwdefaults__ or {}))
+        return f"{thing.__module__}.{thing.__qualname__} {_digest(_code(thing.__code__))} {around}"
+    # A repr that is an address changes from process to process; the type has to do.
+    return type(thing).__qualname__ if " object at 0x" in repr(thing) else repr(thing)
+
+
+def _code(code: CodeType) -> str:
+    constants = [_code(part) if isinstance(part, CodeType) else repr(part) for part in code.co_consts]
+    return repr((code.co_code, constants, code.co_names))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _outline(theta: Any) -> dict[str, str]:
+    return {name: f"{tuple(weight.shape)} {weight.dtype}" for name, weight in theta.items()}
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -35,7 +148,9 @@ def load(path: Path) -> dict[str, Any]:
     """What `save` wrote to `path`, on the CPU. Raises CheckpointError, naming the file and what is wrong with it."""
     content = path.read_bytes()
     if not content.startswith(_FORMAT):
-        raise CheckpointError(f"{path} is not a mamlkit checkpoint; name another file, or remove it to start afresh")
+        raise CheckpointError(
+            f"{path} is not a mamlkit checkpoint of this version; name another file, or remove it to start afresh"
+        )
     digest, _, payload = content[len(_FORMAT) :].partition(b"\n")
     if hashlib.sha256(payload).hexdigest().encode() != digest:
         raise CheckpointError(f"{path} is damaged or cut off (its checksum does not match); restore it, or remove it")

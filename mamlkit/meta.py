@@ -5,19 +5,19 @@ A route is a way to compute it, never another quantity: each is one function of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value, vmap
+from torch.func import vmap
 
-from mamlkit.inner import Objective, check_examples, check_settings, descend
+from mamlkit import checks
+from mamlkit.inner import GRADIENT_DESCENT, Alpha, InnerRule, StepSizes, prepared, step_sizes, unroll
+from mamlkit.objective import Objective
 from mamlkit.pure import Params
-from mamlkit.tasks import TaskBatch
-
-# (θ, one task) → its query loss after adaptation, L(θ'ᵢ; D'ᵢ), and before it, L(θ; D'ᵢ)
-TaskLoss = Callable[[Params, TaskBatch], tuple[Tensor, Tensor]]
+from mamlkit.tasks import Batch, TaskBatch
 
 
 class MetaGradient(NamedTuple):
@@ -26,11 +26,30 @@ class MetaGradient(NamedTuple):
     loss         [tasks]: L(θ'ᵢ; D'ᵢ), each task's query loss after adaptation
     grad         ∇F(θ), the gradient of the mean of `loss`, shaped like θ
     loss_before  [tasks]: L(θ; D'ᵢ), the same loss before adaptation
+    grad_alpha   the gradient of the same mean by each step size that is learned, shaped like it
     """
 
     loss: Tensor
     grad: Params
     loss_before: Tensor
+    grad_alpha: Params = {}  # noqa: RUF012  # never written
+
+
+class OuterGradient(Protocol):
+    """What `train` descends along: `meta_gradient`, or another function of its arguments, such as Reptile's."""
+
+    def __call__(
+        self,
+        objective: Objective,
+        theta: Params,
+        batch: TaskBatch,
+        *,
+        alpha: Alpha,
+        steps: int,
+        order: int,
+        route: str,
+        rule: InnerRule,
+    ) -> MetaGradient: ...
 
 
 def meta_gradient(
@@ -38,61 +57,106 @@ def meta_gradient(
     theta: Params,
     batch: TaskBatch,
     *,
-    alpha: float,
+    alpha: Alpha,
     steps: int = 1,
     order: int = 2,
     route: str = "vmap",
+    rule: InnerRule = GRADIENT_DESCENT,
 ) -> MetaGradient:
     """∇F(θ), the gradient of the mean query loss after adaptation (E3; Finn et al. 2017, Algorithm 2, line 10).
 
     batch  TaskBatch of tensors [tasks, points, ...]: θ'ᵢ is found on the support and judged on the query
-    alpha, steps, order  as in `adapt`
+    alpha, steps, order, rule  as in `adapt`; step sizes that require a gradient get theirs in `grad_alpha`
     route  "vmap": all tasks at once; "loop": one task at a time, the plain reference
 
     The mean over tasks is taken where the paper writes a sum, so that β means the same for any number of tasks.
     Raises ValueError on bad settings, and on a support or query that is empty, mismatched or not finite.
     """
-    check_settings(objective, theta, alpha, steps, order)
-    check_batch(batch)
-    if route not in ROUTES:
-        raise ValueError(f"route is {route!r}; it must be one of {', '.join(ROUTES)}")
-
-    def task_loss(theta: Params, task: TaskBatch) -> tuple[Tensor, Tensor]:
-        theta_prime = descend(objective, theta, task.support, alpha, steps, order)
-        with torch.no_grad():
-            before = objective(theta, *task.query, task.support.x)
-        return objective(theta_prime, *task.query, task.support.x), before
-
-    return ROUTES[route](task_loss, {name: weight.detach() for name, weight in theta.items()}, batch)
+    checks.settings(objective, theta, alpha, steps, order)
+    checks.tasks(batch)
+    checks.route(route, ROUTES)
+    return unchecked(objective, theta, batch, alpha=alpha, steps=steps, order=order, route=route, rule=rule)
 
 
-def loop(task_loss: TaskLoss, theta: Params, batch: TaskBatch) -> MetaGradient:
-    """One task at a time: ∇F is the mean of the tasks' gradients."""
-    task_gradient = grad_and_value(task_loss, has_aux=True)
-    gradients, losses = zip(*(task_gradient(theta, batch.task(i)) for i in range(batch.size)), strict=True)
-    after, before = (torch.stack(column) for column in zip(*losses, strict=True))
-    return MetaGradient(after, {name: torch.stack([g[name] for g in gradients]).mean(0) for name in theta}, before)
-
-
-def vmapped(task_loss: TaskLoss, theta: Params, batch: TaskBatch) -> MetaGradient:
-    """All tasks at once: ∇F is the gradient of the tasks' mean loss."""
-    theta = {name: weight.requires_grad_() for name, weight in theta.items()}
+def unchecked(
+    objective: Objective,
+    theta: Params,
+    batch: TaskBatch,
+    *,
+    alpha: Alpha,
+    steps: int,
+    order: int,
+    route: str,
+    rule: InnerRule,
+) -> MetaGradient:
+    """`meta_gradient` without its checks, which `train` makes once."""
+    theta = {name: weight.detach().requires_grad_() for name, weight in theta.items()}
+    alphas = step_sizes(alpha, theta, steps)
     with torch.enable_grad():
-        after, before = vmap(task_loss, in_dims=(None, 0))(theta, batch)
-        # A parameter that the loss does not touch gets a zero gradient, not an error.
-        gradient = torch.autograd.grad(after.mean(), list(theta.values()), materialize_grads=True)
-    return MetaGradient(after.detach(), dict(zip(theta, gradient, strict=True)), before)
+        return ROUTES[route](objective, theta, batch, alphas, order, rule, checks.learned(alpha))
 
 
-ROUTES: dict[str, Callable[[TaskLoss, Params, TaskBatch], MetaGradient]] = {"vmap": vmapped, "loop": loop}
+def loop(
+    objective: Objective,
+    theta: Params,
+    batch: TaskBatch,
+    alphas: Sequence[StepSizes],
+    order: int,
+    rule: InnerRule,
+    learned: Params,
+) -> MetaGradient:
+    """One task at a time: ∇F is the mean of the tasks' gradients."""
+    rule, after, before, gradients = prepared(rule, stacked=False), [], [], []
+    for support, query in map(batch.task, range(batch.size)):
+        *_, theta_prime = unroll(partial(_on, objective, support), theta, alphas, order, rule)
+        loss = objective(theta_prime, *query, support.x)
+        gradients.append(_gradients(loss, theta, learned))
+        after.append(loss.detach())
+        with torch.no_grad():
+            before.append(objective(theta, *query, support.x))
+    grad, grad_alpha = (
+        {name: torch.stack([task[name] for task in part]).mean(0) for name in part[0]}
+        for part in zip(*gradients, strict=True)
+    )
+    return MetaGradient(torch.stack(after), grad, torch.stack(before), grad_alpha)
 
 
-def check_batch(batch: TaskBatch) -> None:
-    """Refuse tasks whose support or query cannot be used, or that are not as many in the one as in the other."""
-    check_examples(batch.support, "support", dims=2)
-    check_examples(batch.query, "query", dims=2)
-    if len(batch.support.x) != len(batch.query.x):
-        raise ValueError(
-            f"the support holds {len(batch.support.x)} tasks and the query {len(batch.query.x)}; "
-            "each task needs both, stacked along the first dimension"
-        )
+def vmapped(
+    objective: Objective,
+    theta: Params,
+    batch: TaskBatch,
+    alphas: Sequence[StepSizes],
+    order: int,
+    rule: InnerRule,
+    learned: Params,
+) -> MetaGradient:
+    """All tasks at once: ∇F is the gradient of the tasks' mean loss.
+
+    Only the forward pass is mapped. Derivatives are taken outside, so that none goes through a batching rule, of which
+    PyTorch has wrong ones (pytorch/functorch#534).
+    """
+    support, query = batch
+    # Methods have a name, which vmap asks for; the object itself would be named by printing its whole model.
+    each, shared = vmap(objective.__call__), vmap(objective.__call__, in_dims=(None, 0, 0, 0))
+    start = {name: weight.expand(batch.size, *weight.shape) for name, weight in theta.items()}
+    *_, theta_prime = unroll(partial(_on, each, support), start, alphas, order, prepared(rule, stacked=True))
+    loss = each(theta_prime, *query, support.x)
+    grad, grad_alpha = _gradients(loss.mean(), theta, learned)
+    with torch.no_grad():
+        before = shared(theta, *query, support.x)
+    return MetaGradient(loss.detach(), grad, before, grad_alpha)
+
+
+def _on(loss: Callable[..., Tensor], support: Batch, theta: Params) -> Tensor:
+    """L(θ; D) as a function of θ alone."""
+    return loss(theta, *support)
+
+
+def _gradients(loss: Tensor, theta: Params, learned: Params) -> tuple[Params, Params]:
+    """∇θ and ∇α of a loss; zero by a parameter that the loss does not touch."""
+    found = torch.autograd.grad(loss, [*theta.values(), *learned.values()], materialize_grads=True)
+    by_theta, by_alpha = found[: len(theta)], found[len(theta) :]
+    return dict(zip(theta, by_theta, strict=True)), dict(zip(learned, by_alpha, strict=True))
+
+
+ROUTES: dict[str, Callable[..., MetaGradient]] = {"vmap": vmapped, "loop": loop}

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from mamlkit import checkpoint as store
-from mamlkit.inner import Objective
-from mamlkit.meta import meta_gradient
-from mamlkit.pure import Params
+from mamlkit import checks
+from mamlkit.checkpoint import Run
+from mamlkit.curves import Curve, follow
+from mamlkit.inner import GRADIENT_DESCENT, Alpha, InnerRule, step_sizes
+from mamlkit.meta import ROUTES, MetaGradient, OuterGradient, unchecked
+from mamlkit.objective import Objective
 from mamlkit.tasks import TaskDistribution
 
 
@@ -26,6 +28,9 @@ class Iteration:
     loss_before, loss_after  mean query loss over the iteration's tasks, before and after adaptation
     grad_norm                Euclidean norm of the meta-gradient
     seconds                  training time up to here, that of the runs it was resumed from included
+    training, validation     where `examine_every` asks for them: curves of the same θ on the "support" and the "query",
+                             over the iteration's tasks and over tasks of the validation split; empty elsewhere.
+                             `record.training["query"].accuracy.mean(0)` is the accuracy before, …, after adaptation
     """
 
     iteration: int
@@ -33,31 +38,40 @@ class Iteration:
     loss_after: float
     grad_norm: float
     seconds: float
+    training: Mapping[str, Curve]
+    validation: Mapping[str, Curve]
 
 
 def train(
     objective: Objective,
     tasks: TaskDistribution,
     *,
-    alpha: float,
+    alpha: Alpha,
     beta: float,
     iterations: int,
     steps: int = 1,
     order: int = 2,
     tasks_per_iteration: int = 25,
     route: str = "vmap",
+    rule: InnerRule = GRADIENT_DESCENT,
+    outer: OuterGradient = unchecked,
+    examine_every: int | None = None,
+    examine_tasks: int = 100,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 1000,
     progress: bool = True,
 ) -> Iterator[Iteration]:
-    """Meta-train the objective's model in place and yield one Iteration an iteration (Finn et al. 2017, Algorithm 2).
+    """Meta-train the objective's model in place and yield an Iteration each time (Finn et al. 2017, Algorithm 2).
 
     Iteration i draws tasks i·n to (i + 1)·n of the "train" split, n = `tasks_per_iteration`, so no task comes twice.
     The model's parameters are θ, on the device and in the type that they have; `objective.theta()` copies them.
 
-    alpha, steps, order, route  as in `meta_gradient`
+    alpha, steps, order, route, rule  as in `meta_gradient`; step sizes that require a gradient are learned in place
     beta         step size β of Adam, the optimizer of the paper's experiments
     iterations   outer steps in all, those of a resumed checkpoint included
+    outer        the gradient to descend along: MAML's, or another function of `meta_gradient`'s arguments
+    examine_every  iterations from one examination to the next: each record carries the curves of its training tasks and
+                   of `examine_tasks` tasks of the "validation" split; None for no examinations
     checkpoint   file to resume from if it exists, and to save to every `checkpoint_every` iterations and at the end;
                  a resumed run ends with the same bits as one left alone
     progress     show the time left, once a run takes longer than two seconds
@@ -66,96 +80,62 @@ def train(
     FloatingPointError at the first meta-loss or meta-gradient that is not finite: θ is then as it was before that
     iteration, and the last checkpoint stays.
     """
-    counts = {"tasks_per_iteration": tasks_per_iteration, "checkpoint_every": checkpoint_every}
-    for name, count, least in (*((name, count, 1) for name, count in counts.items()), ("iterations", iterations, 0)):
-        if count < least:
-            raise ValueError(f"{name} is {count}; it must be {least} or more")
-    if not (math.isfinite(beta) and beta > 0):
-        raise ValueError(f"beta is {beta}; the meta step size must be a finite number above 0")
-    objective.theta()  # refuses a model with nothing to train
-
-    theta: Params = {name: p for name, p in objective.model.named_parameters() if p.requires_grad}
-    place = next(iter(theta.values())).device
-    optimizer = torch.optim.Adam(list(theta.values()), lr=beta)
-    run = _Run(
-        tasks=_name(tasks),
-        settings=f"{alpha=} {beta=} {steps=} {order=} {tasks_per_iteration=}",
-        path=None if checkpoint is None else Path(checkpoint),
-    )
-    first, past = run.resume(theta, optimizer)
+    theta, learned = objective.parameters(), checks.learned(alpha)
+    checks.settings(objective, theta, alpha, steps, order)
+    checks.training(alpha, beta, iterations, tasks_per_iteration, checkpoint_every, examine_every, examine_tasks)
+    checks.route(route, ROUTES)
+    trained = [*theta.values(), *learned.values()]
+    place = trained[0].device
+    optimizer = torch.optim.Adam(trained, lr=beta, fused=all(_is_fusible(weight) for weight in trained))
+    run = Run(checkpoint, tasks, objective, alpha, beta, steps, order, tasks_per_iteration, rule, outer)
+    first, past = run.resume(theta, learned, optimizer)
     began = time.perf_counter() - past
+
+    def examined(split: str, start: int, size: int) -> Mapping[str, Curve]:
+        batch, alphas = tasks.batch(start, size, split).to(place), step_sizes(alpha, theta, steps)
+        return follow(objective, theta, batch, alphas, rule, route=route, parts=("support", "query"))
 
     with tqdm(
         total=iterations, initial=first, desc="meta-training", delay=2, mininterval=1, disable=not progress
     ) as bar:
         for iteration in range(first, iterations):
-            batch = tasks.batch(iteration * tasks_per_iteration, tasks_per_iteration, "train").to(place)
-            result = meta_gradient(objective, theta, batch, alpha=alpha, steps=steps, order=order, route=route)
-            norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in result.grad.values()]))
-            before, after, grad_norm = torch.stack([result.loss_before.mean(), result.loss.mean(), norm]).tolist()
-            if not (math.isfinite(after) and math.isfinite(grad_norm)):
+            start = iteration * tasks_per_iteration
+            batch = tasks.batch(start, tasks_per_iteration, "train").to(place)
+            if iteration == first:
+                checks.tasks(batch)
+            result = outer(objective, theta, batch, alpha=alpha, steps=steps, order=order, route=route, rule=rule)
+            if iteration == first:
+                checks.same_structure(result.grad, theta, "the outer gradient by θ")
+                checks.same_structure(result.grad_alpha, learned, "the outer gradient by alpha")
+            before, after, norm = _summary(result)
+            if not (math.isfinite(after) and math.isfinite(norm)):
                 raise FloatingPointError(
-                    f"iteration {iteration}: the meta-loss is {after} and the meta-gradient's norm {grad_norm}; "
+                    f"iteration {iteration}: the meta-loss is {after} and the meta-gradient's norm {norm}; "
                     f"θ is left as it was before. Lower alpha (now {alpha}) or beta (now {beta})"
                 )
-            for name, weight in theta.items():
-                weight.grad = result.grad[name]
+            due = examine_every is not None and iteration % examine_every == 0
+            training = examined("train", start, tasks_per_iteration) if due else {}
+            validation = examined("validation", 0, examine_tasks) if due else {}
+            for parameters, gradient in ((theta, result.grad), (learned, result.grad_alpha)):
+                for name, weight in parameters.items():
+                    weight.grad = gradient[name]
             optimizer.step()
             optimizer.zero_grad()
 
-            record = Iteration(iteration, before, after, grad_norm, time.perf_counter() - began)
-            done = iteration + 1
+            seconds, done = time.perf_counter() - began, iteration + 1
             if done % checkpoint_every == 0 or done == iterations:
-                run.save(theta, optimizer, done, record.seconds)
+                run.save(theta, learned, optimizer, done, seconds)
             bar.update()
-            yield record
+            yield Iteration(iteration, before, after, norm, seconds, training, validation)
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What a checkpoint must agree with before training goes on from it, and where it lies."""
-
-    tasks: str
-    settings: str
-    path: Path | None
-
-    def save(self, theta: Params, optimizer: torch.optim.Optimizer, done: int, seconds: float) -> None:
-        if self.path is None:
-            return
-        weights = {name: weight.detach() for name, weight in theta.items()}
-        state = {"tasks": self.tasks, "settings": self.settings, "iteration": done, "seconds": seconds}
-        store.save(self.path, {**state, "theta": weights, "optimizer": optimizer.state_dict()})
-
-    def resume(self, theta: Params, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-        """Load the checkpoint into θ and the optimizer, all or nothing; (iterations done, seconds spent)."""
-        if self.path is None:
-            return 0, 0.0
-        store.check_writable(self.path)
-        if not self.path.exists():
-            return 0, 0.0
-        state = store.load(self.path)
-        found = _outline(state.get("theta", {}))
-        for what, stored, wanted in (
-            ("tasks", state.get("tasks"), self.tasks),
-            ("settings", state.get("settings"), self.settings),
-            ("parameters", found, _outline(theta)),
-        ):
-            if stored != wanted:
-                raise ValueError(
-                    f"{self.path} belongs to another run: its {what} are {stored}, this run's are {wanted}. "
-                    "Use another file, or the settings it was made with"
-                )
-        optimizer.load_state_dict(state["optimizer"])
-        with torch.no_grad():
-            for name, weight in theta.items():
-                weight.copy_(state["theta"][name])
-        return int(state["iteration"]), float(state["seconds"])
+def _summary(result: MetaGradient) -> tuple[float, float, float]:
+    """Mean query loss before and after adaptation, and the norm of the meta-gradient, fetched at once."""
+    norm = torch.nn.utils.get_total_norm([*result.grad.values(), *result.grad_alpha.values()])
+    before, after, norm = torch.stack([result.loss_before.mean(), result.loss.mean(), norm]).tolist()
+    return before, after, norm
 
 
-def _outline(theta: Any) -> dict[str, str]:
-    return {name: f"{tuple(weight.shape)} {weight.dtype}" for name, weight in theta.items()}
-
-
-def _name(tasks: TaskDistribution) -> str:
-    """The distribution's repr, or its type where the repr is an address, which changes from run to run."""
-    return type(tasks).__qualname__ if type(tasks).__repr__ is object.__repr__ else repr(tasks)
+def _is_fusible(weight: Tensor) -> bool:
+    """Whether PyTorch has Adam's step as one kernel for a parameter."""
+    return weight.is_floating_point() and weight.device.type in ("cpu", "cuda")

@@ -190,5 +190,5 @@ def test_mlp_has_the_papers_shape_and_pytorchs_law() -> None:
 
 
 def test_unknown_statistics_are_refused() -> None:
-    with pytest.raises(ValueError, match='statistics is \'both\'; it must be "transductive" or "inductive"'):
+    with pytest.raises(ValueError, match='batch_norm is \'both\'; it must be "transductive" or "inductive"'):
         mk.Objective(mk.models.mlp(1, 1), cross_entropy, batch_norm="both")  # type: ignore[arg-type]

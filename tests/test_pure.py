@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -47,7 +49,7 @@ def _input(shape: tuple[int, ...]) -> Tensor:
 def test_forward_values_are_pytorchs_to_rounding(norm: nn.Module, shape: tuple[int, ...], training: bool) -> None:
     module = _module(norm).train(training)
     x = _input(shape)
-    found = pure.call(module, dict(module.named_parameters()), x)
+    found = pure.predict(module, dict(module.named_parameters()), x)
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     wanted = functional_call(module, buffers, (x,))
     assert torch.allclose(found, wanted, atol=1e-13, rtol=1e-13)
@@ -59,8 +61,8 @@ def test_running_statistics_are_read_in_evaluation_mode_and_never_written() -> N
     norm.running_mean.fill_(2.0)
     x = _input((5, 6))
     before = {name: buffer.clone() for name, buffer in norm.named_buffers()}
-    trained = pure.call(norm.train(), {}, x)
-    evaluated = pure.call(norm.eval(), {}, x)
+    trained = pure.predict(norm.train(), {}, x)
+    evaluated = pure.predict(norm.eval(), {}, x)
     assert torch.allclose(trained.mean(0), torch.zeros(6, dtype=torch.float64), atol=1e-12)
     assert torch.allclose(evaluated, (x - 2) / (1 + norm.eps) ** 0.5)
     assert all(torch.equal(buffer, before[name]) for name, buffer in norm.named_buffers())
@@ -68,7 +70,7 @@ def test_running_statistics_are_read_in_evaluation_mode_and_never_written() -> N
 
 def test_the_replacement_is_gone_after_the_call() -> None:
     norm = nn.BatchNorm1d(6).double()
-    pure.call(norm, {}, _input((5, 6)))
+    pure.predict(norm, {}, _input((5, 6)))
     norm(_input((5, 6)))
     assert norm.num_batches_tracked is not None
     assert norm.num_batches_tracked.item() == 1
@@ -79,18 +81,49 @@ class _Functional(nn.Module):
         return F.dropout(x, 0.5, training=True)
 
 
-@pytest.mark.parametrize(
-    "module", [nn.Dropout(0.3), nn.Dropout1d(0.3), nn.AlphaDropout(0.3), _Functional()], ids=lambda module: repr(module)
-)
+@pytest.mark.parametrize("module", [nn.Dropout(0.3), nn.Dropout1d(0.3), nn.AlphaDropout(0.3)], ids=repr)
 def test_an_active_dropout_is_refused(module: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"active dropout \(p = 0\.\d\).*model\.eval\(\)"):
-        pure.call(module, {}, _input((5, 6, 3)))
+        pure.predict(module, {}, _input((5, 6, 3)))
+
+
+class _Noisy(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.randn_like(x)
+
+
+class _Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            self.lstm = nn.LSTM(3, 3, num_layers=2, dropout=0.5).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.lstm(x)[0])
+
+
+class _Attentive(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            self.attention = nn.MultiheadAttention(3, 1, dropout=0.5).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.attention(x, x, x)[0])
+
+
+@pytest.mark.parametrize("module", [_Functional(), _Noisy(), _Recurrent(), _Attentive(), nn.RReLU()], ids=repr)
+def test_randomness_of_any_layer_is_refused_and_the_generator_left_as_it_was(module: nn.Module) -> None:
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match=r"draws random numbers.*leave the randomness out"):
+        pure.predict(module, dict(module.named_parameters()), _input((5, 6, 3)))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("module", [nn.Dropout(0.3).eval(), nn.Dropout(0.0)], ids=["evaluation mode", "p = 0"])
 def test_a_dropout_that_does_nothing_is_let_through(module: nn.Module) -> None:
     x = _input((5, 6))
-    assert torch.equal(pure.call(module, {}, x), x)
+    assert torch.equal(pure.predict(module, {}, x), x)
 
 
 def test_dropout_is_refused_by_every_entry_on_every_route() -> None:
@@ -106,7 +139,7 @@ def test_dropout_is_refused_by_every_entry_on_every_route() -> None:
 
 def test_one_value_a_channel_is_refused_by_batch_norm() -> None:
     with pytest.raises(ValueError, match="one value a channel"):
-        pure.call(nn.BatchNorm1d(6).double(), {}, _input((1, 6)))
+        pure.predict(nn.BatchNorm1d(6).double(), {}, _input((1, 6)))
 
 
 class _Shared(nn.Module):
@@ -130,7 +163,7 @@ def test_shared_modules_and_tied_weights_follow_theta_and_stay_whole() -> None:
     x = torch.ones(2, 3)
     wanted = model(x)
     doubled = {name: 2 * p.detach() for name, p in parameters.items()}
-    found = pure.call(model, doubled, x)
+    found = pure.predict(model, doubled, x)
     w, b = doubled["first.0.weight"], doubled["first.0.bias"]
     assert torch.allclose(found, ((x @ w.T + b) @ w.T + b) @ w.T + doubled["other.0.bias"])
     assert all(p is parameters[name] for name, p in model.named_parameters())

@@ -1,0 +1,202 @@
+"""What is refused before it computes a wrong number, and in which words: found, wanted, what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._functorch import TransformType, get_interpreter_stack
+from torch.utils import _pytree as pytree
+
+from mamlkit.objective import Objective
+from mamlkit.pure import Params
+from mamlkit.tasks import Batch, TaskBatch
+
+
+def settings(objective: Objective, theta: Params, alpha: Any, steps: int, order: int) -> None:
+    """Refuse an inner loop that makes no sense, a θ that is not the model's, and transforms that would mislead it."""
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+        raise ValueError(f"steps is {steps!r}; it must be a whole number of 0 or more")
+    if order not in (1, 2):
+        raise ValueError(f"order is {order!r}; it must be 1 (first-order MAML) or 2 (MAML)")
+    wanted = {name: p.shape for name, p in objective.model.named_parameters() if p.requires_grad}
+    found = {name: p.shape for name, p in theta.items()}
+    if found != wanted:
+        differing = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+        raise ValueError(
+            f"theta does not fit the model at {', '.join(differing)}: "
+            f"found {[_shape(found.get(name)) for name in differing]}, "
+            f"wanted {[_shape(wanted.get(name)) for name in differing]}. Start from objective.theta()"
+        )
+    _step_sizes(alpha, wanted, steps)
+    transforms = {level.key() for level in get_interpreter_stack() or []}
+    if transforms & {TransformType.Vmap, TransformType.Jvp}:
+        raise ValueError(
+            "an inner loop was asked for inside torch.func.vmap, jvp, jacfwd or hessian, through which PyTorch's "
+            "derivatives of it are missing or wrong. For many tasks use mk.meta_gradient or mk.evaluate, which stack "
+            "them; for derivatives of θ' torch.func.grad and jacrev, or torch.autograd"
+        )
+
+
+def _step_sizes(alpha: Any, shapes: Mapping[str, torch.Size], steps: int) -> None:
+    if not isinstance(alpha, Mapping):
+        if isinstance(alpha, Tensor) or not (math.isfinite(alpha) and alpha >= 0):
+            raise ValueError(
+                f"alpha is {alpha}; the inner step size must be a finite number of 0 or more, or a dict of them by "
+                "parameter"
+            )
+        return
+    if alpha.keys() != shapes.keys():
+        unknown, missing = sorted(alpha.keys() - shapes.keys()), sorted(shapes.keys() - alpha.keys())
+        raise ValueError(
+            f"alpha names {', '.join(unknown) or 'nothing'} that the model does not have, and leaves out "
+            f"{', '.join(missing) or 'nothing'}; give one entry to each of {', '.join(shapes)} (0 leaves it alone)"
+        )
+    for name, size in alpha.items():
+        values = size.detach() if isinstance(size, Tensor) else torch.tensor(float(size))
+        learned = isinstance(size, Tensor) and size.requires_grad  # the outer loop may learn to step uphill
+        bad = ~torch.isfinite(values) | ((values < 0) if not learned else torch.zeros_like(values, dtype=torch.bool))
+        if bad.any():
+            raise ValueError(
+                f"alpha of {name} holds {values[bad].flatten()[0].item():g}; step sizes must be finite and 0 or more"
+            )
+    by_step(alpha, shapes, steps)
+
+
+def by_step(alpha: Mapping[str, Any], shapes: Mapping[str, torch.Size], steps: int) -> set[str]:
+    """The names whose step sizes differ by step. Raises ValueError for a shape that fits neither parameter nor steps.
+
+    [steps] and a parameter's own shape may be the same. Then the other parameters' tensors say which is meant.
+    """
+    fits: dict[str, list[bool]] = {}
+    for name, size in alpha.items():
+        if not isinstance(size, Tensor) or not size.ndim:
+            continue
+        shape = shapes[name]
+        each = ((steps,), (steps, *shape), (steps, *(1,) * len(shape)))
+        fits[name] = [by for by, fit in ((False, size.shape == shape), (True, tuple(size.shape) in each)) if fit]
+        if not fits[name]:
+            raise ValueError(
+                f"alpha of {name} has shape {tuple(size.shape)}; it must be a number, of the parameter's shape "
+                f"{tuple(shape)}, or one of both for each of the {steps} steps: {each[0]} or {each[1]}"
+            )
+    sure = {found[0] for found in fits.values() if len(found) == 1}
+    for name, found in fits.items():
+        if len(found) == 2 and len(sure) != 1:
+            raise ValueError(
+                f"alpha of {name} has shape {tuple(shapes[name])}, which may mean an entry of the parameter or a step; "
+                f"for one a step write it as [{steps}, 1]; for one an entry give every step its own, "
+                f"{(steps, *shapes[name])}"
+            )
+    return {name for name, found in fits.items() if (found[0] if len(found) == 1 else True in sure)}
+
+
+def training(
+    alpha: Any,
+    beta: float,
+    iterations: int,
+    tasks_per_iteration: int,
+    checkpoint_every: int,
+    examine_every: int | None,
+    examine_tasks: int,
+) -> None:
+    """Refuse an outer loop that makes no sense."""
+    counts = {
+        "tasks_per_iteration": tasks_per_iteration,
+        "checkpoint_every": checkpoint_every,
+        "iterations": iterations,
+    }
+    counts |= {"examine_tasks": examine_tasks} | ({} if examine_every is None else {"examine_every": examine_every})
+    for name, count in counts.items():
+        if count < (least := int(name != "iterations")):
+            raise ValueError(f"{name} is {count}; it must be {least} or more")
+    if not (math.isfinite(beta) and beta > 0):
+        raise ValueError(f"beta is {beta}; the meta step size must be a finite number above 0")
+    for name, size in learned(alpha).items():
+        if not size.is_leaf or (size < 0).any():
+            raise ValueError(
+                f"alpha of {name} is to be learned, so it must be a leaf tensor of entries of 0 or more to begin with, "
+                "like torch.full(shape, 0.01, requires_grad=True)"
+            )
+
+
+def learned(alpha: Any) -> Params:
+    """The step sizes that the outer loop learns: the tensors in `alpha` that require a gradient."""
+    sizes = alpha.items() if isinstance(alpha, Mapping) else ()
+    return {name: size for name, size in sizes if isinstance(size, Tensor) and size.requires_grad}
+
+
+def examples(part: Batch, name: str, dims: int = 1) -> None:
+    """Refuse examples that are missing, unequal in number or not finite. `dims`: 1 for a task's, 2 for many tasks'."""
+    x, y = part
+    if x.ndim < dims or y.ndim < dims or x.shape[:dims] != y.shape[:dims]:
+        raise ValueError(
+            f"the {name} has x of shape {tuple(x.shape)} and y of shape {tuple(y.shape)}; "
+            f"their first {dims} dimension{'s' * (dims > 1)} ({'tasks, ' * (dims > 1)}points) must be the same"
+        )
+    if 0 in x.shape[:dims]:
+        raise ValueError(f"the {name} is empty (x has shape {tuple(x.shape)}); give it at least one example")
+    for which, values in (("x", x), ("y", y)):
+        if values.is_floating_point() and not torch.isfinite(values).all():
+            bad = int((~torch.isfinite(values)).sum())
+            raise ValueError(f"{bad} values of the {name}'s {which} are NaN or infinite; clean the data first")
+
+
+def tasks(batch: TaskBatch) -> None:
+    """Refuse tasks whose support or query cannot be used, or that are not as many in the one as in the other."""
+    examples(batch.support, "support", dims=2)
+    examples(batch.query, "query", dims=2)
+    if len(batch.support.x) != len(batch.query.x):
+        raise ValueError(
+            f"the support holds {len(batch.support.x)} tasks and the query {len(batch.query.x)}; "
+            "each task needs both, stacked along the first dimension"
+        )
+
+
+def route(name: str, known: Mapping[str, Any]) -> None:
+    """Refuse the name of a route that there is not."""
+    if name not in known:
+        raise ValueError(f"route is {name!r}; it must be one of {', '.join(known)}")
+
+
+def same_structure(found: Any, wanted: Params, what: str) -> None:
+    """Refuse a dict that does not hold a tensor of the same shape under each of the same names."""
+    shapes = {name: _shape(tensor.shape) for name, tensor in wanted.items()}
+    is_params = isinstance(found, Mapping) and all(isinstance(tensor, Tensor) for tensor in found.values())
+    given = {name: _shape(tensor.shape) for name, tensor in found.items()} if is_params else type(found).__name__
+    if given != shapes:
+        raise ValueError(f"{what} is {given}; it must hold {shapes}, a tensor for each parameter")
+
+
+def state(found: Any) -> Any:
+    """The state of an inner rule, if it holds tensors alone."""
+    if other := {type(leaf).__name__ for leaf in pytree.tree_leaves(found)} - {"Tensor", "Parameter"}:
+        raise ValueError(
+            f"the state of the inner rule holds {', '.join(sorted(other))}; it must hold tensors in dicts, lists and "
+            "tuples (count steps in a tensor)"
+        )
+    return found
+
+
+def moved(found: Any, theta: Params, before: Any) -> tuple[Params, Any]:
+    """What the step of an inner rule returned, if it has the structure that it was given."""
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise ValueError(f"the inner rule's step returned {type(found).__name__}; it must return (theta, state)")
+    same_structure(found[0], theta, "theta after the inner rule's step")
+    if _structure(found[1]) != _structure(before):
+        raise ValueError(
+            f"the inner rule's step changed the structure of its state from {_structure(before)} to "
+            f"{_structure(found[1])}; it must stay as init made it"
+        )
+    return found
+
+
+def _structure(state: Any) -> Any:
+    return pytree.tree_map(lambda leaf: tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__, state)
+
+
+def _shape(shape: torch.Size | None) -> str:
+    return "nothing" if shape is None else str(tuple(shape))
