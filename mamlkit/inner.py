@@ -115,9 +115,15 @@ def prepared(rule: InnerRule, *, stacked: bool) -> InnerRule:
     """A rule as `unroll` takes it: over all tasks where they are stacked, and checked for what it returns."""
     if rule is GRADIENT_DESCENT:
         return rule  # element by element, so that a dimension of tasks makes no difference
-    init, step = (vmap(rule.init), vmap(rule.step, in_dims=(0, 0, None, 0))) if stacked else rule
+    step = vmap(rule.step, in_dims=(0, 0, None, 0)) if stacked else rule.step
+
+    def init(theta: Params) -> Any:
+        if not stacked:
+            return checks.state(rule.init(theta))
+        checks.state(rule.init({name: weight[0] for name, weight in theta.items()}))
+        return vmap(rule.init)(theta)
 
     def checked(theta: Params, gradient: Params, alpha: StepSizes, state: Any) -> tuple[Params, Any]:
         return checks.moved(step(theta, gradient, alpha, state), theta, state)
 
-    return InnerRule(lambda theta: checks.state(init(theta)), checked)
+    return InnerRule(init, checked)

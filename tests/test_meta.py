@@ -140,7 +140,7 @@ def test_bad_tasks_are_refused(route: str) -> None:
         (mk.TaskBatch(support, mk.Batch(query.x, query.y * float("nan"))), "query's y are NaN"),
         (batch.task(0), "first 2 dimensions|would be broadcast|could not take"),
     ]
-    for bad, words in cases[:5]:
+    for bad, words in cases:
         with pytest.raises(ValueError, match=words):
             mk.meta_gradient(objective, theta, bad, alpha=0.1, route=route)
 
