@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 from tiny_omniglot import layout, png, publish, write_zip
 
-from mamlkit.images import fetch
+from mamlkit.images import fetch, omniglot
 from mamlkit.images.fetch import add_parser, fetch_omniglot
-from mamlkit.images.omniglot import FILES, WHOLE, Published, load_omniglot, read_zip, sha256, write_atomically
+from mamlkit.images.omniglot import FILES, WHOLE, Published, load_omniglot, read_zip, sha256, writing
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,11 +39,12 @@ def listing(folder: Path) -> list[str]:
 
 
 class Server:
-    """Serves `answers` by file name; `cut` bytes of each are promised and not sent."""
+    """Serves `answers` by file name; `cut` bytes of each are promised and not sent, once if it `heals`."""
 
     def __init__(self) -> None:
         self.answers: dict[str, bytes] = {}
         self.cut = 0
+        self.heals = False
         self.asked: list[str] = []
         outer = self
 
@@ -59,6 +60,7 @@ class Server:
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content[: len(content) - outer.cut])
+                outer.cut = 0 if outer.heals else outer.cut
 
             def log_message(self, *arguments: object) -> None:
                 pass
@@ -67,7 +69,7 @@ class Server:
 
     @property
     def address(self) -> str:
-        return f"http://127.0.0.1:{self.http.server_port}/" + "{name}"
+        return f"http://127.0.0.1:{self.http.server_port}/"
 
 
 @pytest.fixture
@@ -76,7 +78,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     server = Server()
     for name, alphabets in zip(WHOLE, ({"Greek": 2}, {"Avesta": 1}), strict=True):
         server.answers[name] = publish(tmp_path / "published", name, alphabets, monkeypatch).read_bytes()
-    monkeypatch.setattr(fetch, "ADDRESS", server.address)
+    monkeypatch.setattr(omniglot, "ADDRESS", server.address)
+    monkeypatch.setattr(fetch, "RETRIES", 0)
     monkeypatch.setenv("NO_PROXY", "*")
     thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -134,7 +137,7 @@ def test_a_download_with_other_bytes_is_refused_and_leaves_nothing(
 def test_offline_one_line_names_the_files_the_address_and_the_other_way(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch, "ADDRESS", "http://127.0.0.1:9/{name}")
+    monkeypatch.setattr(omniglot, "ADDRESS", "http://127.0.0.1:9/")
     assert run("fetch", "omniglot", "--to", tmp_path / "to") == 2
     said = capsys.readouterr().err.strip()
     assert "\n" not in said
@@ -157,7 +160,17 @@ def test_a_file_that_is_gone_from_its_address_is_reported(
 
 
 def test_the_address_is_pinned_to_a_commit() -> None:
-    assert "/057f034baf2ecb8530bc5710e5a23584d2a519cc/python/images_background.zip" in fetch.address(WHOLE[0])
+    assert "/057f034baf2ecb8530bc5710e5a23584d2a519cc/python/images_background.zip" in fetch.places()
+
+
+def test_a_download_that_is_cut_off_once_is_tried_again(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "RETRIES", 1)
+    server.cut, server.heals = 100, True
+    fetch_omniglot(tmp_path / "to")
+    assert server.asked == [WHOLE[0], WHOLE[0], WHOLE[1]]
+    assert sha256(tmp_path / "to" / WHOLE[0]) == FILES[WHOLE[0]].sha256
 
 
 # Taking files at hand
@@ -274,18 +287,26 @@ def full_disk(file: BinaryIO) -> None:
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"images.npz can't be written: No space left on device. Make room") as caught:
-        write_atomically(tmp_path / "images.npz", full_disk)
+    with (
+        pytest.raises(OSError, match=r"images.npz can't be written: No space left on device. Make room") as caught,
+        writing(tmp_path / "images.npz") as part,
+        part.open("wb") as file,
+    ):
+        full_disk(file)
     assert caught.value.errno == errno.ENOSPC
     assert listing(tmp_path) == []
 
 
 def test_a_failed_write_leaves_the_older_file_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "images.npz").write_bytes(b"older")
-    with pytest.raises(OSError, match="No space left"):
-        write_atomically(tmp_path / "images.npz", full_disk)
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(tmp_path / "images.npz", lambda file: (_ for _ in ()).throw(KeyboardInterrupt))
+    with (
+        pytest.raises(OSError, match="No space left"),
+        writing(tmp_path / "images.npz") as part,
+        part.open("wb") as file,
+    ):
+        full_disk(file)
+    with pytest.raises(KeyboardInterrupt), writing(tmp_path / "images.npz"):
+        raise KeyboardInterrupt
     assert listing(tmp_path) == ["images.npz"]
     assert (tmp_path / "images.npz").read_bytes() == b"older"
 
