@@ -5,12 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import http.server
-import io
-import shutil
-import subprocess
-import sys
 import threading
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -22,8 +17,6 @@ from tiny_omniglot import layout, png, publish, write_zip
 from mamlkit.images import fetch, omniglot
 from mamlkit.images.fetch import add_parser, fetch_omniglot
 from mamlkit.images.omniglot import FILES, WHOLE, Published, load_omniglot, read_zip, sha256, writing
-
-ROOT = Path(__file__).parent.parent
 
 
 def run(*arguments: str | Path) -> int:
@@ -380,29 +373,3 @@ def test_list_names_every_file_and_whether_it_is_here(
 def test_the_registry_is_complete() -> None:
     assert all(published.bytes > 1e6 and len(published.sha256) == 64 for published in FILES.values())
     assert isinstance(FILES[WHOLE[0]], Published)
-
-
-# An installed wheel
-
-
-def test_a_wheel_holds_the_package_and_its_data_and_loads_them(tmp_path: Path) -> None:
-    """Builds without a network, from a copy, so that the clone stays as it is. About 10 s."""
-    tree = tmp_path / "tree"
-    for name in ("mamlkit", "data"):
-        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tree)
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), "."]
-    subprocess.run(build, cwd=tree, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(io.BytesIO(wheel.read_bytes())) as archive:
-        names = set(archive.namelist())
-        archive.extractall(tmp_path / "site")
-    assert {str(path.relative_to(ROOT)) for path in (ROOT / "mamlkit").rglob("*.py")} <= names, "a package is missing"
-    assert {"mamlkit/data/glyphs.npz", "mamlkit/data/OFL.txt", "mamlkit/data/README.md"} <= names
-    code = "import mamlkit.images as i; print(i.__file__, i.Glyphs().batch(0, 2).support.x.sum().item())"
-    environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": ""}
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
-    ).stdout
-    assert loaded.startswith(str(tmp_path / "site"))
