@@ -156,6 +156,19 @@ def test_seed_split_and_index_each_change_the_tasks(glyphs: Glyphs) -> None:
     assert not np.array_equal(reference // 20, glyphs.classes["train"][positions])
 
 
+def test_seed_split_and_index_each_change_which_classes_are_taken(glyphs: Glyphs) -> None:
+    """Where in its split a task's first class stands, its alphabet's place and its own there, is uncorrelated."""
+
+    def where(tasks: Glyphs, start: int = 0, split: str = "train") -> NDArray[np.float64]:
+        found = np.searchsorted(tasks.classes[split], tasks.identities(start, 300, split)[0][:, 0] // 20)
+        return np.array([found // 20 * 20 / len(tasks.classes[split]), found % 20])
+
+    for tasks in (glyphs, dataclasses.replace(glyphs, alphabets="within")):
+        for other in (where(dataclasses.replace(tasks, seed=4)), where(tasks, 300), where(tasks, 0, "test")):
+            for one, another in zip(where(tasks), other, strict=True):
+                assert abs(np.corrcoef(one, another)[0, 1]) < 0.23, "four standard deviations"
+
+
 def test_seed_split_and_index_each_change_which_drawings_are_taken(glyphs: Glyphs) -> None:
     """Of 20 drawings each time, whatever the classes: a stuck choice would have all of them alike."""
     reference = glyphs.identities(0, 50)[0] % 20
@@ -165,6 +178,21 @@ def test_seed_split_and_index_each_change_which_drawings_are_taken(glyphs: Glyph
         glyphs.identities(50, 50)[0],
     ):
         assert 0.01 < (other % 20 == reference).mean() < 0.12, "one in 20 by chance"
+
+
+def test_the_classes_of_a_task_take_their_drawings_independently(glyphs: Glyphs) -> None:
+    taken = glyphs.identities(0, 400)[0] % 20
+    pairs = [taken[:, one] == taken[:, other] for one, other in combinations(range(5), 2)]
+    assert 0.03 < np.mean(pairs) < 0.07, "one in 20 by chance, of 4,000"
+
+
+def test_the_turns_of_a_task_follow_seed_split_and_index(folder: Path) -> None:
+    def turns(tasks: Omniglot, start: int = 0, split: str = "train") -> NDArray[np.int64]:
+        return tasks.identities(start, 100, split)[0] // 20 // len(tasks.drawings.characters)
+
+    tasks = omniglot(folder, rotate_test=True)
+    for other in (turns(omniglot(folder, rotate_test=True, seed=1)), turns(tasks, 100), turns(tasks, 0, "test")):
+        assert 0.15 < (turns(tasks) == other).mean() < 0.35, "one in four by chance, of 500"
 
 
 @pytest.mark.parametrize("ways", [6, 13, 20])
