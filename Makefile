@@ -1,8 +1,10 @@
 # study: run the walkthrough and write the report      test: everything that must hold
 # lab:   read the notebooks in JupyterLab              clean: remove the virtual environment and caches, not runs/
-# Each makes the virtual environment first if it is missing, or older than what it is made from.
+# Each makes the virtual environment first if it is missing, or older than what it is made from. `make test WORKERS=8`
+# deals the tests out to eight cores.
 
 VENV ?= .venv
+WORKERS ?= 2
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := $(VENV)/bin
@@ -17,7 +19,7 @@ test: $(READY)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 lab: $(READY)
 	JUPYTER_PATH="$(VENV)/share/jupyter" $(BIN)/python -m jupyterlab --ServerApp.root_dir=notebooks $(LAB_ARGS) \

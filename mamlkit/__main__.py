@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mamlkit.extras import extra
 from mamlkit.images.fetch import add_parser as add_data
-from mamlkit.study.notebooks import RefusedError
+from mamlkit.study import RefusedError
 from mamlkit.sweeps.command import add_parser as add_rerun
 
 
@@ -17,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.command(options))
-    except RefusedError as error:
+    except (RefusedError, ModuleNotFoundError) as error:
         print(f"mamlkit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -53,7 +54,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from mamlkit.study.run import run
+    with extra("study"):
+        from mamlkit.study.run import run
 
     given = dict(options.parameter)
     results = run(options.notebooks, given, device=options.device, out=options.out, timeout=options.timeout)
@@ -61,7 +63,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _regenerate(options: argparse.Namespace) -> int:
-    from mamlkit.study.regenerate import regenerate
+    with extra("study"):
+        from mamlkit.study.regenerate import regenerate
 
     problems = regenerate(options.notebooks, check=options.check, timeout=options.timeout)
     for problem in problems:

@@ -6,10 +6,13 @@ import io
 import math
 from typing import Any
 
-from IPython.display import display
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from PIL import Image
+from mamlkit.extras import extra
+
+with extra("ledger"):
+    from IPython.display import display
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from PIL import Image
 
 CLAIM = "application/vnd.mamlkit.claim+json"
 RECORD = "application/vnd.mamlkit.record+json"

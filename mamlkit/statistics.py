@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import lazy_loader
 from torch import Tensor
 
-scipy = lazy_loader.load("scipy")  # takes half as long to import as PyTorch, and training needs none of it
+from mamlkit.extras import extra
 
 Z95 = 1.96  # two-sided 95% point of the normal law, as in the paper's intervals
 
@@ -45,8 +44,8 @@ def t_interval(values: Iterable[float]) -> Interval:
         raise ValueError(f"{len(runs)} value(s); an interval over seeds needs 2 or more: run more seeds")
     if bad := [run for run in runs if not math.isfinite(run)]:
         raise ValueError(f"{len(bad)} of {len(runs)} values are not finite ({bad[0]}); count such runs apart")
-    mean, error = math.fsum(runs) / len(runs), scipy.stats.sem(runs)
-    half = float(scipy.stats.t.ppf(0.975, len(runs) - 1) * error)
+    mean, error = math.fsum(runs) / len(runs), _stats().sem(runs)
+    half = float(_stats().t.ppf(0.975, len(runs) - 1) * error)
     return Interval(mean, mean - half, mean + half, len(runs))
 
 
@@ -59,7 +58,7 @@ def wilson_interval(successes: int, trials: int) -> Interval:
         raise ValueError(
             f"{successes} successes in {trials} trials; there must be 1 trial or more, and no more successes"
         )
-    low, high = scipy.stats.binomtest(int(successes), int(trials)).proportion_ci(method="wilson")
+    low, high = _stats().binomtest(int(successes), int(trials)).proportion_ci(method="wilson")
     return Interval(successes / trials, float(low), float(high), int(trials))
 
 
@@ -81,10 +80,17 @@ def sample_size(difference: float, spread: float, *, pairs: bool = False, power:
 
     def found(n: int) -> float:  # how often the t interval from n ends on the right side of zero
         freedom = arms * (n - 1)
-        return float(scipy.stats.nct.sf(scipy.stats.t.ppf(0.975, freedom), freedom, effect * math.sqrt(n / arms)))
+        return float(_stats().nct.sf(_stats().t.ppf(0.975, freedom), freedom, effect * math.sqrt(n / arms)))
 
     # Where the normal law would stop. Student's t asks for a few more, so the search is short.
-    n = max(2, math.floor(arms * float((scipy.stats.norm.ppf(0.975) + scipy.stats.norm.ppf(power)) / effect) ** 2))
+    n = max(2, math.floor(arms * float((_stats().norm.ppf(0.975) + _stats().norm.ppf(power)) / effect) ** 2))
     while found(n) < power:
         n += 1
     return n
+
+
+def _stats() -> Any:
+    """scipy.stats, loaded when asked for: it takes half as long to import as PyTorch, and training needs none of it."""
+    with extra("statistics"):
+        from scipy import stats
+    return stats

@@ -1,6 +1,52 @@
-"""nbval runs every cell of the committed notebooks as a test; what counts as the same output is said in nbcompare."""
+"""nbval runs every cell of the committed notebooks as a test; what counts as the same output is said in nbcompare.
 
+`make test` deals the files out to workers (pytest-xdist): a file stays on one worker, as the cells of a notebook must,
+and those that take longest start first, so that the workers finish together.
+"""
+
+import os
+from typing import Any
+
+import pytest
 from nbcompare import compare
 from nbval.plugin import IPyNbCell
+from xdist.scheduler import LoadScopeScheduling
 
 IPyNbCell.compare_outputs = compare
+
+# Files that start clusters, servers or browsers, several processes each: all on one worker, one after another.
+BUSY = ("test_browser", "test_rerun", "test_sweep")
+# The other files that take longest, in this order: notebooks, and their solutions with them.
+LONG = ("10_", "08_", "09_", "test_run", "04_", "07_", "06_")
+
+
+class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+    """Deals out whole files, and the busy ones together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.split("::")[0]
+        return "busy" if path.rsplit("/", 1)[-1].startswith(BUSY) else path
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers share the cores, so each computes with one thread, its kernels too. PyTorch reads this when it loads."""
+    if hasattr(config, "workerinput"):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """The scheduler of `pytest -n`; it keeps to the order of the items."""
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On a worker, the files that take longest come first; the tests of a file stay in order."""
+    first = BUSY + LONG
+
+    def place(item: pytest.Item) -> int:
+        return next((i for i, start in enumerate(first) if item.path.name.startswith(start)), len(first))
+
+    if hasattr(config, "workerinput"):
+        items.sort(key=place)

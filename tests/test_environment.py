@@ -27,9 +27,31 @@ def conda(requirement: str) -> str:
     return f"{CONDA_NAMES.get(found.name, found.name)}{found.specifier}"
 
 
+def with_extras(*extras: str) -> list[str]:
+    """The requirements of extras and of the extras that they name, each once, sorted."""
+    found: set[str] = set()
+    for text in (text for extra in extras for text in PROJECT["optional-dependencies"][extra]):
+        wanted = Requirement(text)
+        found |= set(with_extras(*wanted.extras)) if wanted.name == PROJECT["name"] else {text}
+    return sorted(found)
+
+
 def test_the_environment_holds_the_same_packages_with_the_same_bounds() -> None:
-    wanted = [f"python{PROJECT['requires-python']}", *map(conda, PROJECT["dependencies"]), "pip"]
-    assert sorted(SPECS) == sorted(wanted)
+    """The core's and every wing's."""
+    packages = PROJECT["dependencies"] + with_extras("all")
+    assert sorted(SPECS) == sorted([f"python{PROJECT['requires-python']}", *map(conda, packages), "pip"])
+
+
+def test_all_is_all_but_the_tools_of_those_who_change_the_kit() -> None:
+    tools = {"all", "test", "data", "benchmarks"}
+    assert with_extras("all") == with_extras(*set(PROJECT["optional-dependencies"]) - tools)
+    assert set(with_extras("all")) < set(with_extras("test"))
+
+
+def test_every_dependency_says_what_it_is_here_for() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for wanted in PROJECT["dependencies"] + with_extras("all"):
+        assert re.search(rf'^    "{re.escape(wanted)}", +# .', text, re.MULTILINE), wanted
 
 
 def test_only_conda_forge_is_used_and_pip_installs_the_kit_alone() -> None:
@@ -53,6 +75,6 @@ def test_constraints_pin_every_direct_dependency_within_its_bounds() -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     assert all(re.fullmatch(r"\S+==\S+", line) for line in lines)
     pins = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
-    for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]:
+    for text in PROJECT["dependencies"] + with_extras("test"):
         wanted = Requirement(text)
         assert wanted.specifier.contains(pins[canonicalize_name(wanted.name)]), wanted

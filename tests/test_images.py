@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import subprocess
 import sys
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from types import ModuleType
@@ -17,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 from tiny_omniglot import publish
 
+import mamlkit as mk
 from mamlkit.images import Drawings, Episodes, Glyphs, Omniglot
-from mamlkit.images.episodes import distinct
+from mamlkit.images.episodes import Indices, distinct
 from mamlkit.images.glyphs import glyphs_file, load_glyphs
 from mamlkit.images.omniglot import (
     BACKGROUND,
@@ -152,6 +154,54 @@ def test_seed_split_and_index_each_change_the_tasks(glyphs: Glyphs) -> None:
     assert not np.array_equal(reference, glyphs.identities(5, 5)[1])
     positions = np.searchsorted(glyphs.classes["test"], glyphs.identities(0, 5, "test")[1] // 20)
     assert not np.array_equal(reference // 20, glyphs.classes["train"][positions])
+
+
+def test_seed_split_and_index_each_change_which_classes_are_taken(glyphs: Glyphs) -> None:
+    """Where in its split a task's first class stands, its alphabet's place and its own there, is uncorrelated."""
+
+    def where(tasks: Glyphs, start: int = 0, split: str = "train") -> NDArray[np.float64]:
+        found = np.searchsorted(tasks.classes[split], tasks.identities(start, 300, split)[0][:, 0] // 20)
+        return np.array([found // 20 * 20 / len(tasks.classes[split]), found % 20])
+
+    for tasks in (glyphs, dataclasses.replace(glyphs, alphabets="within")):
+        for other in (where(dataclasses.replace(tasks, seed=4)), where(tasks, 300), where(tasks, 0, "test")):
+            for one, another in zip(where(tasks), other, strict=True):
+                assert abs(np.corrcoef(one, another)[0, 1]) < 0.23, "four standard deviations"
+
+
+def test_seed_split_and_index_each_change_which_drawings_are_taken(glyphs: Glyphs) -> None:
+    """Of 20 drawings each time, whatever the classes: a stuck choice would have all of them alike."""
+    reference = glyphs.identities(0, 50)[0] % 20
+    for other in (
+        dataclasses.replace(glyphs, seed=4).identities(0, 50)[0],
+        glyphs.identities(0, 50, "test")[0],
+        glyphs.identities(50, 50)[0],
+    ):
+        assert 0.01 < (other % 20 == reference).mean() < 0.12, "one in 20 by chance"
+
+
+def test_the_classes_of_a_task_take_their_drawings_independently(glyphs: Glyphs) -> None:
+    taken = glyphs.identities(0, 400)[0] % 20
+    pairs = [taken[:, one] == taken[:, other] for one, other in combinations(range(5), 2)]
+    assert 0.03 < np.mean(pairs) < 0.07, "one in 20 by chance, of 4,000"
+
+
+def test_the_turns_of_a_task_follow_seed_split_and_index(folder: Path) -> None:
+    def turns(tasks: Omniglot, start: int = 0, split: str = "train") -> NDArray[np.int64]:
+        return tasks.identities(start, 100, split)[0] // 20 // len(tasks.drawings.characters)
+
+    tasks = omniglot(folder, rotate_test=True)
+    for other in (turns(omniglot(folder, rotate_test=True, seed=1)), turns(tasks, 100), turns(tasks, 0, "test")):
+        assert 0.15 < (turns(tasks) == other).mean() < 0.35, "one in four by chance, of 500"
+
+
+@pytest.mark.parametrize("ways", [6, 13, 20])
+@pytest.mark.parametrize("shots", [1, 5, 19])
+def test_all_twenty_drawings_are_shared_out_at_any_number_of_ways(glyphs: Glyphs, ways: int, shots: int) -> None:
+    tasks = dataclasses.replace(glyphs, ways=ways, shots=shots, queries=20 - shots)
+    both = np.concatenate(tasks.identities(0, 40), axis=1)
+    for task in both.tolist():
+        assert len(set(task)) == len(task) == 20 * ways, "each drawing of each class once"
 
 
 def test_support_does_not_depend_on_queries_nor_query_on_shots(glyphs: Glyphs) -> None:
@@ -322,6 +372,68 @@ def test_shrinking_keeps_the_ink_and_its_place() -> None:
     assert small[1].sum() == 16 * 255
 
 
+def test_shrinking_rounds_to_the_nearest_grey() -> None:
+    """One pixel of value v covers 16/225 of a coarse one: means on both sides of every half come up."""
+    ink = np.zeros((255, 105, 105), np.uint8)
+    ink[:, 50, 1] = np.arange(255)
+    mean = np.arange(255) * 16 / 225
+    assert (abs(mean % 1 - 0.5) < 0.01).any()
+    assert shrink(ink)[:, 13, 0].tolist() == [round(value) for value in mean]
+
+
+# A reader's own images
+
+
+@dataclasses.dataclass(frozen=True)
+class Birds(Episodes):
+    """Seven colour images of 12 × 16 pixels of each of 30 birds; as in the docstring of Episodes, without a file."""
+
+    @cached_property
+    def drawings(self) -> Drawings:
+        pixels = np.arange(30 * 7 * 3 * 12 * 16).astype(np.uint8).reshape(30, 7, 3, 12, 16)
+        pixels[..., 0, 0, 0] = np.arange(30 * 7).reshape(30, 7)  # the first pixel says which image it is
+        return Drawings(pixels, alphabets=("bird",) * 30, characters=tuple(map(str, range(30))))
+
+    @property
+    def classes(self) -> dict[str, Indices]:
+        return dict(zip(SPLITS, np.split(np.arange(30), [20, 25]), strict=True))
+
+
+def test_a_set_of_ones_own_has_any_size_colours_and_number_of_drawings() -> None:
+    birds = Birds(ways=4, shots=2, queries=5)
+    batch, identities = birds.batch(0, 20, "validation"), birds.identities(0, 20, "validation")
+    assert batch.support.x.shape == (20, 8, 3, 12, 16)
+    assert batch.query.x.shape == (20, 20, 3, 12, 16)
+    pixels = birds.drawings.pixels.reshape(-1, 3, 12, 16)
+    for part, identity in zip(batch, identities, strict=True):
+        assert torch.equal(part.x, torch.from_numpy(pixels[identity]).float() / 255)
+        assert set((identity // 7).ravel().tolist()) <= set(range(20, 25))
+    both = np.concatenate(identities, axis=1)
+    assert all(len(set(task)) == 28 for task in both.tolist()), "all seven of each class, none twice"
+
+
+def test_a_model_trains_on_a_set_of_ones_own() -> None:
+    birds = Birds(ways=3, queries=4)
+    model = torch.nn.Sequential(torch.nn.Flatten(), mk.models.mlp(3 * 12 * 16, 3, hidden=(8,)))
+    objective = mk.Objective(model, torch.nn.functional.cross_entropy)
+    records = list(mk.train(objective, birds, alpha=0.1, beta=0.01, iterations=2, progress=False))
+    assert len(records) == 2
+
+
+def test_more_examples_than_a_set_of_ones_own_has_drawings_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"shots \+ queries is 1 \+ 7, but a character has 7 drawings"):
+        Birds(queries=7)
+
+
+def test_images_that_are_not_square_are_not_turned() -> None:
+    class Turned(Birds):
+        def rotated(self, split: str) -> bool:
+            return split == "train"
+
+    with pytest.raises(ValueError, match="images of 12 × 16 pixels can't be turned by 90°"):
+        Turned(queries=4)
+
+
 # What is refused
 
 
@@ -431,13 +543,15 @@ def test_a_character_in_two_files_is_taken_once(folder: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     "pixels",
     [
-        np.zeros((1, 20, 32, 32), np.uint8),
-        np.zeros((1, 19, 28, 28), np.uint8),
+        np.zeros((1, 20, 28), np.uint8),
+        np.zeros((1, 20, 1, 1, 28, 28), np.uint8),
+        np.zeros((1, 1, 28, 28), np.uint8),
+        np.zeros((1, 20, 0, 28), np.uint8),
         np.zeros((2, 20, 28, 28), np.uint8),
         np.zeros((1, 20, 28, 28), np.float32),
     ],
 )
-def test_drawings_of_another_size_number_or_type_are_refused(pixels: NDArray[np.uint8]) -> None:
+def test_drawings_of_another_shape_number_or_type_are_refused(pixels: NDArray[np.uint8]) -> None:
     with pytest.raises(ValueError, match=r"wanted are one of each a character, and pixels"):
         Drawings(pixels, ("Greek",), ("alpha",))
 

@@ -21,6 +21,7 @@ from oracles import finite_differences, flat, gradient, hessian, mse, quadratic_
 from torch import Tensor, nn
 
 import mamlkit as mk
+from mamlkit.inner import GRADIENT_DESCENT
 from mamlkit.pure import Params
 
 STEPS = 2
@@ -212,7 +213,7 @@ def test_routes_agree(name: str, order: int) -> None:
 
 def test_reptile_equals_its_closed_form_on_quadratics() -> None:
     objective, theta, batch = quadratic_problem()
-    found = reptile(objective, theta, batch, alpha=0.1, steps=3, rule=mk.inner.GRADIENT_DESCENT).grad["0.weight"][0]
+    found = reptile(objective, theta, batch, alpha=0.1, steps=3, rule=GRADIENT_DESCENT).grad["0.weight"][0]
     start, wanted = theta["0.weight"][0][:, None], torch.zeros(3, 1, dtype=torch.float64)
     for x, y in (batch.task(i).support for i in range(batch.size)):
         w = start

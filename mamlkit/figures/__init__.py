@@ -1,57 +1,60 @@
 """Figures, claims and records: what a notebook shows. Nothing here trains."""
 
-from mamlkit.figures.experiments import (
-    Condition,
-    conditions,
-    curvature_of_starts,
-    errors_by_width,
-    function_moves,
-    gains,
-    judge_parabolas,
-    reported_against_examined,
-    stress_map,
-    training_map,
-)
-from mamlkit.figures.gradients import (
-    cosines,
-    cosines_after_training,
-    finite_difference_gap,
-    heat_maps,
-    limit_of_alpha,
-    loss_map,
-    random_start,
-    share_left,
-    two_orders,
-    work,
-)
-from mamlkit.figures.images import accuracy_curves, episodes, layers_moved, norm_dial, paired_accuracy
-from mamlkit.figures.seeds import (
-    claims_by_seed,
-    coverage,
-    effects,
-    numbers_needed,
-    paired_seeds,
-    two_intervals,
-)
-from mamlkit.figures.tasks import (
-    fitting,
-    gallery,
-    one_way_through,
-    pooled_average,
-    shares,
-    slopes,
-    support_against_query,
-)
-from mamlkit.figures.theme import theme
-from mamlkit.figures.training import (
-    adaptation_curves,
-    average_wave,
-    fits,
-    learning_curve,
-    longer_training,
-    step_size_choice,
-)
-from mamlkit.ledger import ClaimError, claim, record, show
+from mamlkit.extras import extra
+
+with extra("figures"):
+    from mamlkit.figures.experiments import (
+        Condition,
+        conditions,
+        curvature_of_starts,
+        errors_by_width,
+        function_moves,
+        gains,
+        judge_parabolas,
+        reported_against_examined,
+        stress_map,
+        training_map,
+    )
+    from mamlkit.figures.gradients import (
+        cosines,
+        cosines_after_training,
+        finite_difference_gap,
+        heat_maps,
+        limit_of_alpha,
+        loss_map,
+        random_start,
+        share_left,
+        two_orders,
+        work,
+    )
+    from mamlkit.figures.images import accuracy_curves, episodes, layers_moved, norm_dial, paired_accuracy
+    from mamlkit.figures.seeds import (
+        claims_by_seed,
+        coverage,
+        effects,
+        numbers_needed,
+        paired_seeds,
+        two_intervals,
+    )
+    from mamlkit.figures.tasks import (
+        fitting,
+        gallery,
+        one_way_through,
+        pooled_average,
+        shares,
+        slopes,
+        support_against_query,
+    )
+    from mamlkit.figures.theme import theme
+    from mamlkit.figures.training import (
+        adaptation_curves,
+        average_wave,
+        fits,
+        learning_curve,
+        longer_training,
+        step_size_choice,
+    )
+    from mamlkit.ledger import ClaimError, claim, record, show
 
 __all__ = [
     "ClaimError",

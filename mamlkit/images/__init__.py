@@ -1,10 +1,9 @@
 """Few-shot image tasks: N-way, K-shot episodes on Glyphs, which is here, and on Omniglot, one command away.
 
-episodes.py draws the tasks, glyphs.py and omniglot.py hold the two sets, fetch.py is `python -m mamlkit data`.
+episodes.py draws the tasks, glyphs.py and omniglot.py hold the two sets, fetch.py is `python -m mamlkit data`. Each
+loads when it is first touched.
 """
 
-from mamlkit.images.episodes import Drawings, Episodes
-from mamlkit.images.glyphs import Glyphs
-from mamlkit.images.omniglot import Omniglot
+import lazy_loader
 
-__all__ = ["Drawings", "Episodes", "Glyphs", "Omniglot"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

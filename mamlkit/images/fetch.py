@@ -7,28 +7,16 @@ that are there already are not fetched again, so a broken run is resumed by the 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mamlkit.images.episodes import Drawings
-from mamlkit.images.glyphs import glyphs_file, load_glyphs
-from mamlkit.images.omniglot import (
-    ADDRESS,
-    FILES,
-    WHOLE,
-    load_packed,
-    omniglot_folder,
-    pack,
-    packed_path,
-    read_published,
-    sha256,
-    unwritable,
-    write_atomically,
-)
+from mamlkit import images
+from mamlkit.extras import extra
 
 TIMEOUT = 30  # seconds without an answer
+RETRIES = 2  # after a download that broke off
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -37,6 +25,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     0 well, 1 a file is damaged (verify), 2 refused.
     """
     data = commands.add_parser("data", help="fetch, verify and list the image sets")
+    data.set_defaults(command=_command)
     actions = data.add_subparsers(required=True, metavar="ACTION")
 
     get = actions.add_parser("fetch", help="download Omniglot (16 MB), or take it from files at hand")
@@ -45,161 +34,138 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--from", dest="source", type=Path, metavar="FOLDER_OR_ZIP", help="take the published zips from here instead"
     )
     get.add_argument("--to", dest="folder", type=Path, metavar="FOLDER", help="where to put them (default: your cache)")
-    get.set_defaults(command=refusing(_fetch))
+    get.set_defaults(action=_fetch)
 
-    for name, does, function in (
+    for name, does, action in (
         ("verify", "compare the files at hand with their checksums", _verify),
         ("list", "show the sets and where they are", _list),
     ):
-        action = actions.add_parser(name, help=does)
-        action.add_argument("--in", dest="folder", type=Path, metavar="FOLDER", help="where Omniglot is")
-        action.set_defaults(command=refusing(function))
+        parser = actions.add_parser(name, help=does)
+        parser.add_argument("--in", dest="folder", type=Path, metavar="FOLDER", help="where Omniglot is")
+        parser.set_defaults(action=action)
 
 
-def refusing(function: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    """The function, with its ValueErrors and OSErrors said in one line instead of a traceback."""
-
-    def command(options: argparse.Namespace) -> int:
-        try:
-            return function(options)
-        except (ValueError, OSError) as error:
-            print(
-                f"mamlkit: {error.strerror if isinstance(error, OSError) and error.strerror else error}",
-                file=sys.stderr,
-            )
-            return 2
-
-    return command
+def _command(options: argparse.Namespace) -> int:
+    """Do what was asked; what is wrong with the files, the disk or the network is said in a line, not a traceback."""
+    try:
+        return int(options.action(options, options.folder or images.omniglot.omniglot_folder()))
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"mamlkit: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
+        return 2
 
 
 def fetch_omniglot(folder: Path, source: Path | None = None) -> list[Path]:
     """Put Omniglot's zips, and their drawings packed beside them, into a folder; returns the zips.
 
-    source  a folder with published zips, or one of them; without it they are downloaded
+    source  a folder with published zips, or one of them; without it they are downloaded, with a progress bar
 
     Raises ConnectionError without a network, ValueError for a file that isn't as published, OSError where the folder
     can't be written. Whatever is raised, no part of a file is left.
     """
-    if source is None:
-        zips = [download(name, folder) for name in WHOLE]
-    else:
-        zips = [take(path, folder / name) for name, path in published_files(source).items()]
+    at_hand = published_files(source) if source else {}
+    zips = [bring(name, folder, at_hand.get(name)) for name in at_hand or images.omniglot.WHOLE]
     for path in zips:
-        if not packed_path(path).exists():
-            pack(path)
+        if not images.omniglot.packed_path(path).exists():
+            images.omniglot.pack(path)
     return zips
 
 
 def published_files(source: Path) -> dict[str, Path]:
     """The published files that a path holds, by their published names; a zip alone may bear any name."""
-    if source.is_dir():
-        found = {name: source / name for name in FILES if (source / name).exists()}
-        if not found:
-            raise FileNotFoundError(f"{source} holds none of {', '.join(FILES)}; download them from {places()}")
-    elif source.exists():
-        found = {next((name for name in FILES if FILES[name].sha256 == sha256(source)), source.name): source}
-    else:
+    known, found = images.omniglot.FILES, {}
+    if not source.exists():
         raise FileNotFoundError(f"{source} does not exist; --from takes a folder with Omniglot's zips, or one of them")
-    for name, path in found.items():
-        if name not in FILES:
-            raise ValueError(f"{path} is none of {', '.join(FILES)} as published; download it again from {places()}")
-        if sha256(path) != FILES[name].sha256:
+    for path in [source / name for name in known if (source / name).exists()] if source.is_dir() else [source]:
+        digest = images.omniglot.sha256(path)
+        name = next((name for name in known if known[name].sha256 == digest), None)
+        if name is None and path.name in known:
             raise ValueError(
-                f"{path} is not the published file: it has {path.stat().st_size:,} bytes and sha256 {sha256(path)}, "
-                f"not {FILES[name].bytes:,} and {FILES[name].sha256}; download it again from {address(name)}"
+                f"{path} is not the published file: it has {path.stat().st_size:,} bytes and sha256 {digest}, not "
+                f"{known[path.name].bytes:,} and {known[path.name].sha256}; download it again from {places()}"
             )
+        if name is None:
+            raise ValueError(f"{path} is none of {', '.join(known)} as published; download it again from {places()}")
+        found[name] = path
+    if not found:
+        raise FileNotFoundError(f"{source} holds none of {', '.join(known)}; download them from {places()}")
     return found
 
 
-def take(path: Path, place: Path) -> Path:
-    """Copy a file whole to its place."""
-    if not (place.exists() and sha256(place) == sha256(path)):
-        write_atomically(place, lambda file: file.write(path.read_bytes()))
-    return place
+def bring(name: str, folder: Path, source: Path | None = None) -> Path:
+    """Download a published file, or copy it from where it is, unless it is in the folder and whole already."""
+    with extra("images"):
+        import pooch
+        import requests
 
-
-def download(name: str, folder: Path) -> Path:
-    """Download a published file, unless it is there and whole already; shows a progress bar."""
-    import pooch
-    import requests
+    def copy(url: str, part: str, _: pooch.Pooch) -> None:
+        shutil.copyfile(str(source), part)
 
     pooch.get_logger().setLevel("WARNING")
+    published = {name: f"sha256:{file.sha256}" for name, file in images.omniglot.FILES.items()}
+    registry = pooch.create(folder, images.omniglot.ADDRESS, registry=published, retry_if_failed=RETRIES)
+    address = registry.get_url(name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        pooch.retrieve(
-            address(name),
-            known_hash=f"sha256:{FILES[name].sha256}",
-            fname=name,
-            path=folder,
-            downloader=pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT),
-        )
+        downloader = copy if source else pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT)
+        return Path(registry.fetch(name, downloader=downloader))
     except requests.RequestException as error:
         raise ConnectionError(
-            f"{name} could not be downloaded from {address(name)} ({type(error).__name__}); run the command again, or "
+            f"{name} could not be downloaded from {address} ({type(error).__name__}); run the command again, or "
             f"download {places()} where there is a network, and then run: "
             "python -m mamlkit data fetch omniglot --from FOLDER"
         ) from error
     except ValueError as error:
         raise ValueError(
-            f"what came from {address(name)} is not the published file (sha256 {FILES[name].sha256}): it was cut off "
-            "or changed on the way; nothing of it was kept, run the command again"
+            f"what came from {address} is not the published file ({published[name]}): it was cut off or changed on the "
+            "way; nothing of it was kept, run the command again"
         ) from error
     except OSError as error:
-        raise unwritable(folder / name, error) from error
-    return folder / name
-
-
-def address(name: str) -> str:
-    """Where a file is published, at a fixed commit."""
-    return ADDRESS.format(name=name)
+        raise images.omniglot.unwritable(folder / name, error) from error
 
 
 def places() -> str:
-    """Where the two files of the whole set are published."""
-    return " and ".join(map(address, WHOLE))
+    """Where the two files of the whole set are published, at a fixed commit."""
+    return " and ".join(images.omniglot.ADDRESS + name for name in images.omniglot.WHOLE)
 
 
-def _folder(options: argparse.Namespace) -> Path:
-    return options.folder if options.folder is not None else omniglot_folder()
-
-
-def _fetch(options: argparse.Namespace) -> int:
-    for path in fetch_omniglot(_folder(options), options.source):
-        print(f"{path}: {describe(load_packed(packed_path(path)))}")
+def _fetch(options: argparse.Namespace, folder: Path) -> int:
+    for path in fetch_omniglot(folder, options.source):
+        print(f"{path}: {describe(images.omniglot.load_packed(images.omniglot.packed_path(path)))}")
     return 0
 
 
-def _verify(options: argparse.Namespace) -> int:
-    folder = _folder(options)
-    checks: list[tuple[Path, Callable[[], Drawings]]] = [(glyphs_file(), lambda: load_glyphs()[0])]
-    for zipped in (folder / name for name in FILES):
-        for path, read in ((zipped, read_published), (packed_path(zipped), load_packed)):
-            if path.exists():
-                checks.append((path, partial(read, path)))
+def _verify(options: argparse.Namespace, folder: Path) -> int:
     damaged = 0
-    for path, check in checks:
+    for path, read in _at_hand(folder):
         try:
-            print(f"{path}: sound, {describe(check())}")
+            print(f"{path}: sound, {describe(read(path))}")
         except ValueError as error:
             damaged += 1
             print(f"{path}: DAMAGED. {error}")
-    if len(checks) == 1:
+    if len(list(_at_hand(folder))) == 1:
         print(f"Omniglot is not in {folder}")
     return int(damaged > 0)
 
 
-def _list(options: argparse.Namespace) -> int:
-    folder = _folder(options)
-    print(f"glyphs    {glyphs_file()}: part of mamlkit, 1,000 characters, OFL-1.1")
-    for name, published in FILES.items():
+def _at_hand(folder: Path) -> Iterator[tuple[Path, Callable[[Path], images.Drawings]]]:
+    """The files of both sets that are there, each with the function that reads it and finds what is wrong."""
+    yield images.glyphs.glyphs_file(), lambda path: images.glyphs.load_glyphs(path)[0]
+    for zipped in (folder / name for name in images.omniglot.FILES):
+        packed = images.omniglot.packed_path(zipped)
+        files = ((zipped, images.omniglot.read_published), (packed, images.omniglot.load_packed))
+        yield from ((path, read) for path, read in files if path.exists())
+
+
+def _list(options: argparse.Namespace, folder: Path) -> int:
+    print(f"glyphs    {images.glyphs.glyphs_file()}: part of mamlkit, 1,000 characters, OFL-1.1")
+    for name, published in images.omniglot.FILES.items():
         state = "here" if (folder / name).exists() else "not here"
-        part = "" if name in WHOLE else " (a part of images_background, for trials)"
+        part = "" if name in images.omniglot.WHOLE else " (a part of images_background, for trials)"
         print(f"omniglot  {folder / name}: {state}, {published.bytes / 1e6:.1f} MB, MIT{part}")
     return 0
 
 
-def describe(drawings: Drawings) -> str:
+def describe(drawings: images.Drawings) -> str:
     """How much a set holds."""
-    characters = len(drawings.characters)
-    alphabets = len(set(drawings.alphabets))
-    return f"{alphabets} alphabets, {characters:,} characters, {characters * drawings.pixels.shape[1]:,} images"
+    characters, each = drawings.pixels.shape[:2]
+    return f"{len(set(drawings.alphabets))} alphabets, {characters:,} characters, {characters * each:,} images"

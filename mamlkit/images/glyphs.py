@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mamlkit.images.episodes import DRAWINGS, SIDE, Drawings, Episodes, Indices
+from mamlkit.images.episodes import Drawings, Episodes, Indices, arrays
 from mamlkit.tasks import SPLITS
 
 FILE = "glyphs.npz"
@@ -27,19 +27,16 @@ def glyphs_file() -> Path:
 def load_glyphs(path: Path | None = None) -> tuple[Drawings, dict[str, Indices]]:
     """The drawings, and the classes of each split. Raises ValueError where the arrays aren't the published ones."""
     path = path or glyphs_file()
-    try:
-        with path.open("rb") as raw, np.load(raw) as file:
-            bits, codepoints, alphabets, split = (file[key] for key in ("bits", "codepoints", "alphabets", "split"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} is missing; clone or install mamlkit again") from None
-    except Exception as error:  # numpy, zipfile and zlib each have their own for a damaged file
-        raise ValueError(f"{path} can't be read ({error}); take it from a fresh clone") from error
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing; clone or install mamlkit again")
+    kept = arrays(path, "take it from a fresh clone")
+    bits, codepoints, alphabets, split = (kept[key] for key in ("bits", "codepoints", "alphabets", "split"))
     found = hashlib.sha256(b"".join(array.tobytes() for array in (bits, codepoints, alphabets, split))).hexdigest()
     if found != CHECKSUM:
         raise ValueError(f"the arrays of {path} have sha256 {found}, not {CHECKSUM}; take the file from a fresh clone")
     per_alphabet = codepoints.shape[1]
     drawings = Drawings(
-        pixels=np.unpackbits(bits, axis=1).reshape(-1, DRAWINGS, SIDE, SIDE) * np.uint8(255),
+        pixels=np.unpackbits(bits, axis=1).reshape(-1, 20, 28, 28) * np.uint8(255),
         alphabets=tuple(alphabets.repeat(per_alphabet).tolist()),
         characters=tuple(chr(point) for point in codepoints.ravel()),
     )

@@ -11,21 +11,24 @@ import io
 import os
 import re
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mamlkit.images.episodes import DRAWINGS, SIDE, Drawings, Episodes, Indices
+from mamlkit.extras import extra
+from mamlkit.files import replacing
+from mamlkit.images.episodes import Drawings, Episodes, Indices, arrays
 from mamlkit.tasks import SPLITS
 
-ADDRESS = (
-    "https://raw.githubusercontent.com/brendenlake/omniglot/057f034baf2ecb8530bc5710e5a23584d2a519cc/python/{name}"
-)
+ADDRESS = "https://raw.githubusercontent.com/brendenlake/omniglot/057f034baf2ecb8530bc5710e5a23584d2a519cc/python/"
+DRAWINGS = 20  # of each character
+SIDE, ORIGINAL_SIDE = 28, 105  # pixels
 
 
 class Published(NamedTuple):
@@ -48,69 +51,27 @@ FILES = {
 }
 WHOLE = ("images_background.zip", "images_evaluation.zip")
 
+
+def _counts(table: str) -> dict[str, int]:
+    return {name: int(count) for name, count in re.findall(r"(\S+) (\d+)", table)}
+
+
 # Characters of each alphabet. They are written out so that the splits are lists, whatever files are at hand.
-BACKGROUND = {
-    "Alphabet_of_the_Magi": 20,
-    "Anglo-Saxon_Futhorc": 29,
-    "Arcadian": 26,
-    "Armenian": 41,
-    "Asomtavruli_(Georgian)": 40,
-    "Balinese": 24,
-    "Bengali": 46,
-    "Blackfoot_(Canadian_Aboriginal_Syllabics)": 14,
-    "Braille": 26,
-    "Burmese_(Myanmar)": 34,
-    "Cyrillic": 33,
-    "Early_Aramaic": 22,
-    "Futurama": 26,
-    "Grantha": 43,
-    "Greek": 24,
-    "Gujarati": 48,
-    "Hebrew": 22,
-    "Inuktitut_(Canadian_Aboriginal_Syllabics)": 16,
-    "Japanese_(hiragana)": 52,
-    "Japanese_(katakana)": 47,
-    "Korean": 40,
-    "Latin": 26,
-    "Malay_(Jawi_-_Arabic)": 40,
-    "Mkhedruli_(Georgian)": 41,
-    "N_Ko": 33,
-    "Ojibwe_(Canadian_Aboriginal_Syllabics)": 14,
-    "Sanskrit": 42,
-    "Syriac_(Estrangelo)": 23,
-    "Tagalog": 17,
-    "Tifinagh": 55,
-}
-EVALUATION = {
-    "Angelic": 20,
-    "Atemayar_Qelisayer": 26,
-    "Atlantean": 26,
-    "Aurek-Besh": 26,
-    "Avesta": 26,
-    "Ge_ez": 26,
-    "Glagolitic": 45,
-    "Gurmukhi": 45,
-    "Kannada": 41,
-    "Keble": 26,
-    "Malayalam": 47,
-    "Manipuri": 40,
-    "Mongolian": 30,
-    "Old_Church_Slavonic_(Cyrillic)": 45,
-    "Oriya": 46,
-    "Sylheti": 28,
-    "Syriac_(Serto)": 23,
-    "Tengwar": 25,
-    "Tibetan": 42,
-    "ULOG": 26,
-}
+BACKGROUND = _counts("""
+    Alphabet_of_the_Magi 20, Anglo-Saxon_Futhorc 29, Arcadian 26, Armenian 41, Asomtavruli_(Georgian) 40, Balinese 24,
+    Bengali 46, Blackfoot_(Canadian_Aboriginal_Syllabics) 14, Braille 26, Burmese_(Myanmar) 34, Cyrillic 33,
+    Early_Aramaic 22, Futurama 26, Grantha 43, Greek 24, Gujarati 48, Hebrew 22,
+    Inuktitut_(Canadian_Aboriginal_Syllabics) 16, Japanese_(hiragana) 52, Japanese_(katakana) 47, Korean 40, Latin 26,
+    Malay_(Jawi_-_Arabic) 40, Mkhedruli_(Georgian) 41, N_Ko 33, Ojibwe_(Canadian_Aboriginal_Syllabics) 14, Sanskrit 42,
+    Syriac_(Estrangelo) 23, Tagalog 17, Tifinagh 55
+""")
+EVALUATION = _counts("""
+    Angelic 20, Atemayar_Qelisayer 26, Atlantean 26, Aurek-Besh 26, Avesta 26, Ge_ez 26, Glagolitic 45, Gurmukhi 45,
+    Kannada 41, Keble 26, Malayalam 47, Manipuri 40, Mongolian 30, Old_Church_Slavonic_(Cyrillic) 45, Oriya 46,
+    Sylheti 28, Syriac_(Serto) 23, Tengwar 25, Tibetan 42, ULOG 26
+""")
 # Every sixth background alphabet, by name.
-VALIDATION = (
-    "Balinese",
-    "Early_Aramaic",
-    "Inuktitut_(Canadian_Aboriginal_Syllabics)",
-    "Mkhedruli_(Georgian)",
-    "Tifinagh",
-)
+VALIDATION = sorted(BACKGROUND)[5::6]
 
 Character = tuple[str, str]  # alphabet, character
 
@@ -139,9 +100,13 @@ def paper_split() -> dict[str, list[Character]]:
     return {"train": sorted(order[:1100]), "validation": sorted(order[1100:1200]), "test": sorted(order[1200:])}
 
 
+NAMED = {"background": background_split, "paper": paper_split}
+
+
 def omniglot_folder() -> Path:
     """Where the files are looked for: MAMLKIT_DATA if it is set, else the user's cache folder."""
-    import pooch
+    with extra("images"):
+        import pooch
 
     return Path(os.environ.get("MAMLKIT_DATA") or pooch.os_cache("mamlkit")) / "omniglot"
 
@@ -152,17 +117,13 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file whole or not at all: beside its place first, then moved there. Raises OSError with what to do."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A name to write to, in a folder that is made; it becomes `path` at the end. An OSError says what to do."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("wb") as file:
-                write(file)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with replacing(path) as part:
+            yield part
     except OSError as error:
         raise unwritable(path, error) from error
 
@@ -174,7 +135,6 @@ def unwritable(path: Path, error: OSError) -> OSError:
 
 
 LAYOUT = re.compile(r"[^/]+/(?P<alphabet>[^/]+)/(?P<character>character\d\d)/\d{4}_(?P<drawing>\d\d)\.png")
-ORIGINAL_SIDE = 105
 
 
 def read_zip(path: Path) -> Drawings:
@@ -208,24 +168,26 @@ def read_zip(path: Path) -> Drawings:
             raise ValueError(
                 f"{path}: {'/'.join(character)} has the drawings {sorted(images)}; wanted are 1 to {DRAWINGS}"
             )
-    characters = sorted(found)
-    return Drawings(
-        pixels=np.stack([shrink(np.stack([found[key][i] for i in sorted(found[key])])) for key in characters]),
-        alphabets=tuple(alphabet for alphabet, _ in characters),
-        characters=tuple(character for _, character in characters),
-    )
+    return by_name({key: shrink(np.stack([images[i] for i in sorted(images)])) for key, images in found.items()})
+
+
+def by_name(found: Mapping[Character, NDArray[np.uint8]]) -> Drawings:
+    """Characters as a set, in the order of their names."""
+    names = sorted(found)
+    return Drawings(np.stack([found[name] for name in names]), *zip(*names, strict=True))
 
 
 def read_png(png: bytes, name: str) -> NDArray[np.uint8]:
     """The ink of one image, from paper 0 to ink 255: [105, 105]."""
-    from PIL import Image, UnidentifiedImageError
+    with extra("images"):
+        from PIL import Image
 
     try:
         with Image.open(io.BytesIO(png)) as image:
             if image.size != (ORIGINAL_SIDE, ORIGINAL_SIDE):
                 raise ValueError(f"{name} is {image.width} × {image.height} pixels; wanted are 105 × 105")
             return 255 - np.asarray(image.convert("L"))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:  # Pillow reports a broken PNG as any of these
+    except (OSError, SyntaxError) as error:  # Pillow reports a broken PNG as either of these
         raise ValueError(f"{name} is not a readable PNG ({error})") from error
 
 
@@ -254,15 +216,9 @@ def packed_checksum(drawings: Drawings) -> str:
 
 def load_packed(path: Path) -> Drawings:
     """Drawings packed earlier. Raises ValueError where the file is damaged."""
-    try:
-        with path.open("rb") as raw, np.load(raw) as file:
-            drawings = Drawings(file["pixels"], tuple(file["alphabets"].tolist()), tuple(file["characters"].tolist()))
-            wanted = str(file["checksum"])
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # numpy, zipfile and zlib each have their own for a damaged file
-        raise ValueError(f"{path} can't be read ({error}); delete it, and it is made again") from error
-    if packed_checksum(drawings) != wanted:
+    kept = arrays(path, "delete it, and it is made again")
+    drawings = Drawings(kept["pixels"], tuple(kept["alphabets"].tolist()), tuple(kept["characters"].tolist()))
+    if packed_checksum(drawings) != str(kept["checksum"]):
         raise ValueError(f"the arrays of {path} don't have the sha256 kept with them; delete it, and it is made again")
     return drawings
 
@@ -281,13 +237,8 @@ def read_published(zipped: Path) -> Drawings:
 def pack(zipped: Path) -> Drawings:
     """Read a published zip and keep its drawings beside it, with their checksum."""
     drawings = read_published(zipped)
-    arrays = {
-        "pixels": drawings.pixels,
-        "alphabets": np.array(drawings.alphabets),
-        "characters": np.array(drawings.characters),
-        "checksum": np.array(packed_checksum(drawings)),
-    }
-    write_atomically(packed_path(zipped), lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
+    with writing(packed_path(zipped)) as part, part.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **vars(drawings), checksum=np.array(packed_checksum(drawings)))
     return drawings
 
 
@@ -296,29 +247,18 @@ def load_omniglot(folder: Path) -> Drawings:
 
     Raises FileNotFoundError where there is no file, and ValueError where one is damaged.
     """
-    parts = []
-    for name in FILES:
-        zipped = folder / name
-        if packed_path(zipped).exists():
-            parts.append(load_packed(packed_path(zipped)))
-        elif zipped.exists():
-            parts.append(pack(zipped))
-    if not parts:
+    found: dict[Character, NDArray[np.uint8]] = {}
+    for zipped in (folder / name for name in reversed(FILES)):
+        packed = packed_path(zipped)
+        if packed.exists() or zipped.exists():
+            part = load_packed(packed) if packed.exists() else pack(zipped)
+            found |= dict(zip(zip(part.alphabets, part.characters, strict=True), part.pixels, strict=True))
+    if not found:
         raise FileNotFoundError(
             f"Omniglot is not in {folder}; run: python -m mamlkit data fetch omniglot (16 MB), without a network "
             "python -m mamlkit data fetch omniglot --from FOLDER_OR_ZIP, or take Glyphs, which needs neither"
         )
-    found = {
-        key: pixels
-        for part in reversed(parts)
-        for key, pixels in zip(zip(part.alphabets, part.characters, strict=True), part.pixels, strict=True)
-    }
-    characters = sorted(found)
-    return Drawings(
-        pixels=np.stack([found[key] for key in characters]),
-        alphabets=tuple(alphabet for alphabet, _ in characters),
-        characters=tuple(character for _, character in characters),
-    )
+    return by_name(found)
 
 
 @dataclass(frozen=True)
@@ -355,18 +295,24 @@ class Omniglot(Episodes):
     def classes(self) -> dict[str, Indices]:
         """The classes of each split that the files at hand hold."""
         at = {key: i for i, key in enumerate(zip(self.drawings.alphabets, self.drawings.characters, strict=True))}
-        lists = self._by_name(self.splits, list(at)) if isinstance(self.splits, Mapping) else _named(self.splits)
+        lists = self._lists(list(at))
         return {split: np.array([at[key] for key in lists.get(split, []) if key in at], np.int64) for split in SPLITS}
 
     def rotated(self, split: str) -> bool:
         """Whether the classes of a split are also used turned."""
         return self.rotate and (self.rotate_test or split == "train")
 
-    @staticmethod
-    def _by_name(splits: Mapping[str, Sequence[str]], characters: list[Character]) -> dict[str, list[Character]]:
+    def _lists(self, characters: list[Character]) -> dict[str, list[Character]]:
+        """The characters of each split, of which the files at hand hold these."""
+        if isinstance(self.splits, str):
+            if self.splits not in NAMED:
+                raise ValueError(
+                    f'splits is {self.splits!r}; it must be "background", "paper" or alphabets by name for each split'
+                )
+            return NAMED[self.splits]()
         known = {alphabet for alphabet, _ in characters}
-        named = [alphabet for alphabets in splits.values() for alphabet in alphabets]
-        for split in splits:
+        named = [alphabet for alphabets in self.splits.values() for alphabet in alphabets]
+        for split in self.splits:
             if split not in SPLITS:
                 raise ValueError(f"splits names {split!r}; it may name {', '.join(SPLITS)}")
         for alphabet in named:
@@ -374,12 +320,4 @@ class Omniglot(Episodes):
                 raise ValueError(f"alphabet {alphabet!r} is not in the set; it holds {', '.join(sorted(known))}")
             if named.count(alphabet) > 1:
                 raise ValueError(f"alphabet {alphabet!r} is named twice; a class may be in one split only")
-        return {split: [key for key in characters if key[0] in alphabets] for split, alphabets in splits.items()}
-
-
-def _named(splits: str) -> dict[str, list[Character]]:
-    if splits == "background":
-        return background_split()
-    if splits == "paper":
-        return paper_split()
-    raise ValueError(f'splits is {splits!r}; it must be "background", "paper" or alphabets by name for each split')
+        return {split: [key for key in characters if key[0] in alphabets] for split, alphabets in self.splits.items()}

@@ -14,17 +14,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import nbformat
-from nbformat import NotebookNode
-from traitlets.config import Config
+from mamlkit.extras import extra
+from mamlkit.study import RefusedError as RefusedError
+
+with extra("study"):
+    import nbformat
+    from nbformat import NotebookNode
+    from traitlets.config import Config
 
 WALKTHROUGH = "[0-9][0-9]_*.ipynb"
 SCALARS = {"int": int, "float": float, "bool": bool, "str": str}
 SOCKET_PATH = 90  # characters; a Unix socket's path may have about 100, and the kernel adds a number to ours
-
-
-class RefusedError(ValueError):
-    """Something the user asked for that cannot be done; the message says what was found, what is wanted, what to do."""
 
 
 class Parameter(NamedTuple):

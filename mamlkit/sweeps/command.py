@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from mamlkit.extras import extra
+
 
 def add_parser(commands: Any) -> None:
     """Add both commands to the command line."""
@@ -28,7 +30,8 @@ def add_parser(commands: Any) -> None:
 
 
 def _rerun(options: argparse.Namespace) -> int:
-    from mamlkit.sweeps.driver import rerun
+    with extra("sweeps"):
+        from mamlkit.sweeps.driver import rerun
 
     bad = rerun(
         options.sweep,
@@ -44,7 +47,8 @@ def _rerun(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from mamlkit.sweeps.report import report
+    with extra("sweeps"):
+        from mamlkit.sweeps.report import report
 
     print(report(options.folder, options.out))
     return 0

@@ -8,10 +8,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-import pandas as pd
-
+from mamlkit.extras import extra
 from mamlkit.files import replacing
-from mamlkit.study.notebooks import RefusedError
+from mamlkit.study import RefusedError
+
+with extra("sweeps"):
+    import pandas as pd
 
 FORMAT = 1
 PLAN = "sweep.json"

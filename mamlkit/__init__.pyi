@@ -1,0 +1,47 @@
+# The public names and where they are: read by type checkers, by editors and, at run time, by lazy_loader.
+from . import figures, models
+from .checkpoint import CheckpointError
+from .curves import Curve
+from .device import device
+from .evaluate import Difference, evaluate, paired_difference
+from .images import Glyphs, Omniglot
+from .inner import InnerRule, adapt
+from .ledger import ClaimError, claim, record, show
+from .meta import MetaGradient, meta_gradient
+from .objective import Objective
+from .statistics import Interval, sample_size, t_interval, wilson_interval
+from .tasks import Batch, Quadratics, Sinusoids, TaskBatch, TaskDistribution
+from .train import Iteration, train
+
+__all__ = [
+    "Batch",
+    "CheckpointError",
+    "ClaimError",
+    "Curve",
+    "Difference",
+    "Glyphs",
+    "InnerRule",
+    "Interval",
+    "Iteration",
+    "MetaGradient",
+    "Objective",
+    "Omniglot",
+    "Quadratics",
+    "Sinusoids",
+    "TaskBatch",
+    "TaskDistribution",
+    "adapt",
+    "claim",
+    "device",
+    "evaluate",
+    "figures",
+    "meta_gradient",
+    "models",
+    "paired_difference",
+    "record",
+    "sample_size",
+    "show",
+    "t_interval",
+    "train",
+    "wilson_interval",
+]
