@@ -25,9 +25,9 @@ def claim(text: str, ok: object) -> None:
     """Check a claim: put it on the notebook's ledger, and raise ClaimError if it is false.
 
     text  a sentence that could be false, the same on every run (no measured numbers in it)
-    ok    anything with a truth value, a tensor or array of one element included
+    ok    anything with a truth value, a tensor or array of one element included; NaN counts as false
     """
-    holds = bool(ok)
+    holds = bool(ok) and bool(ok == ok)  # NaN, which is true in Python, equals nothing, not even itself
     line = f"{'✓' if holds else '✗'} {text}"
     display({"text/plain": line, CLAIM: {"claim": text, "holds": holds}}, raw=True)
     if not holds:
