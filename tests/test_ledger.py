@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import io
 import json
 import math
 from typing import Any
 
+import books
 import numpy as np
 import pytest
 import torch
@@ -142,3 +145,27 @@ def test_a_figure_has_the_same_bytes_each_time(displayed: list[Any]) -> None:
     mk.show(drawing(), "A line falls.")
     mk.show(drawing(), "A line falls.")
     assert displayed[0] == displayed[1]
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_the_builders_for_other_tests_make_what_the_ledger_makes(
+    displayed: list[Any], monkeypatch: pytest.MonkeyPatch, holds: bool
+) -> None:
+    monkeypatch.setattr("IPython.display.display", vars(ledger)["display"])
+    exec(books.claims("2 > 1", f"not {not holds}"))
+    with contextlib.nullcontext() if holds else pytest.raises(mk.ClaimError):
+        mk.claim("2 > 1", holds)
+    assert displayed[0] == displayed[1]
+    assert books.claimed("2 > 1", holds=holds).data == displayed[1][0]
+
+    exec(books.records("[1, 2 / 3][holds]", "x"), {"holds": holds})
+    mk.record("x", [1, 2 / 3][holds])
+    assert displayed[2] == displayed[3]
+    assert books.recorded([1, 2 / 3][holds]).data == displayed[3][0]
+
+    mk.show(drawing(), "A line falls.")
+    picture = base64.b64encode(displayed[4][0]["image/png"]).decode()
+    made = books.shown(picture, "A line falls.")
+    assert (made.data, made.metadata) == (displayed[4][0] | {"image/png": picture}, displayed[4][1])
+    exec(books.draws(picture))
+    assert displayed[5][0] == {"image/png": picture}

@@ -31,7 +31,7 @@ Numbers = Mapping[str, float]
 Points = tuple[Tensor, Tensor]  # x and y
 
 
-def flat(values: Values) -> Tensor:
+def flat(values: Values | Number) -> Tensor:
     """The numbers of a tensor or a sequence in a row, on the CPU and without a graph: [n], float64."""
     return torch.as_tensor(values, dtype=torch.float64).detach().flatten().cpu()
 
@@ -66,7 +66,7 @@ def label(
 ) -> None:
     """Write a text at the data point (x, y), moved by (dx, dy) points: bold and in a colour, or in a style given."""
     shown = {"color": color, "va": "center", "fontweight": "bold", "annotation_clip": False, **style}
-    ax.annotate(text, (float(x), float(y)), (dx, dy), textcoords="offset points", **shown)
+    ax.annotate(text, (flat(x).item(), flat(y).item()), (dx, dy), textcoords="offset points", **shown)
 
 
 def name_lines(ax: Axes, *, gap: float = 11) -> None:

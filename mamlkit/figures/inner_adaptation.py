@@ -66,8 +66,8 @@ def limit_of_alpha(
 def share_left(alphas: Tensor, left: Band, *, alpha: float, tasks: int, title: str) -> Figure:
     """The share of a loss that one step leaves, against α: mean over tasks with its 95% interval, and the floor."""
     figure, (ax,) = canvas(width=5.0, height=2.6, title=title)
-    mean = left[0]
-    line(ax, alphas, mean, MAML, left[1])
+    mean, half = map(flat, left)
+    line(ax, alphas, mean, MAML, half)
     best = int(mean.argmin())
     ax.plot(alphas[best], mean[best], **MAML.dots, markersize=6)
     label(ax, "the best α", alphas[best], mean[best], MAML.color, dy=14, ha="center")

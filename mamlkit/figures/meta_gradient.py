@@ -21,9 +21,10 @@ def heat_maps(matrices: Tensors, *, title: str, blocks: Mapping[str, int] | None
     blocks    name of a parameter → how many of the n rows are its own, to draw lines between parameters
     """
     figure, axes = canvas(1, len(matrices), height=3.0, title=title)
-    bound = max(float(matrix.abs().max()) for matrix in matrices.values())
-    for ax, (name, matrix) in zip(axes, matrices.items(), strict=True):
-        image = ax.imshow(matrix.detach().cpu(), cmap="RdBu_r", vmin=-bound, vmax=bound)
+    plain = {name: matrix.detach().cpu() for name, matrix in matrices.items()}
+    bound = max(float(matrix.abs().max()) for matrix in plain.values())
+    for ax, (name, matrix) in zip(axes, plain.items(), strict=True):
+        image = ax.imshow(matrix, cmap="RdBu_r", vmin=-bound, vmax=bound)
         ax.set_title(name)
         ax.spines[:].set_visible(False)
         if blocks:
