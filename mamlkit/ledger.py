@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-import math
+import json
+from collections.abc import Callable
 from typing import Any
 
 from mamlkit.extras import extra
@@ -27,9 +28,9 @@ def claim(text: str, ok: object) -> None:
     """Check a claim: put it on the notebook's ledger, and raise ClaimError if it is false.
 
     text  a sentence that could be false, the same on every run (no measured numbers in it)
-    ok    anything with a truth value, a tensor or array of one element included
+    ok    anything with a truth value, a tensor or array of one element included; NaN counts as false
     """
-    holds = bool(ok)
+    holds = bool(ok) and bool(ok == ok)  # NaN, which is true in Python, equals nothing, not even itself
     line = f"{'✓' if holds else '✗'} {text}"
     display({"text/plain": line, CLAIM: {"claim": text, "holds": holds}}, raw=True)
     if not holds:
@@ -42,8 +43,20 @@ def record(name: str, value: Any) -> None:
     Tensors and arrays are stored as (nested) lists of numbers. The visible text rounds to four significant digits;
     the JSON keeps all of them. Raises TypeError for a value that JSON cannot hold.
     """
-    plain = _plain(value, name)
-    display({"text/plain": f"{name} = {_rounded(plain)}", RECORD: {"name": name, "value": plain}}, raw=True)
+
+    def numbers(part: Any) -> Any:
+        if hasattr(part, "tolist"):
+            return part.tolist()
+        raise TypeError(
+            f"record {name!r} holds a {type(part).__name__}; use numbers, strings, or lists and dicts of them"
+        )
+
+    def read(text: str, digits: Callable[[str], float] = float) -> Any:  # JSON has no infinity and no NaN
+        return json.loads(text, parse_float=digits, parse_constant=lambda word: str(float(word)))
+
+    text = json.dumps(value, default=numbers)
+    shown = read(text, lambda digits: float(f"{float(digits):.4g}"))
+    display({"text/plain": f"{name} = {shown}", RECORD: {"name": name, "value": read(text)}}, raw=True)
 
 
 def show(figure: Figure, alt: str) -> None:
@@ -57,11 +70,7 @@ def show(figure: Figure, alt: str) -> None:
     FigureCanvasAgg(figure)
     # The version of matplotlib would otherwise be written into the file, and its bytes would change with it.
     figure.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
-    display(
-        {"image/png": _small(drawn), "text/plain": alt},
-        metadata={"image/png": {"alt": alt}},
-        raw=True,
-    )
+    display({"image/png": _small(drawn), "text/plain": alt}, metadata={"image/png": {"alt": alt}}, raw=True)
 
 
 def _small(picture: io.BytesIO) -> bytes:
@@ -69,27 +78,3 @@ def _small(picture: io.BytesIO) -> bytes:
     small = io.BytesIO()
     Image.open(picture).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "png", optimize=True)
     return small.getvalue()
-
-
-def _plain(value: Any, name: str) -> Any:
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {str(key): _plain(item, name) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item, name) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)  # JSON has no infinity and no NaN
-    if isinstance(value, bool | int | float | str) or value is None:
-        return value
-    raise TypeError(f"record {name!r} holds a {type(value).__name__}; use numbers, strings, or lists and dicts of them")
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.4g}")
-    if isinstance(value, list):
-        return [_rounded(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return value

@@ -17,15 +17,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import books
 import nbcompare
 import numpy as np
 import pytest
+from books import claimed, draws, recorded, records, shown
 from matplotlib.image import imsave
 from nbcompare import blank, near, pictures
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from mamlkit.ledger import CLAIM, RECORD
+from mamlkit.ledger import CLAIM
 from mamlkit.study import notebooks
 from mamlkit.study.notebooks import RefusedError
 from mamlkit.study.regenerate import LIMIT, canonical
@@ -194,24 +196,6 @@ def png(*, empty: bool = False) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def output(kind: str, **fields: Any) -> NotebookNode:
-    """An output of a cell."""
-    made: NotebookNode = new_output(kind, **fields)
-    return made
-
-
-def shown(picture: str, alt: str = "A line falls.") -> NotebookNode:
-    """The output of mk.show."""
-    data = {"image/png": picture, "text/plain": alt}
-    return output("display_data", data=data, metadata={"image/png": {"alt": alt}})
-
-
-def claimed(*, holds: bool = True) -> NotebookNode:
-    """The output of mk.claim."""
-    data = {"text/plain": f"{'✓' if holds else '✗'} it falls", CLAIM: {"claim": "it falls", "holds": holds}}
-    return output("display_data", data=data)
-
-
 @pytest.fixture
 def good() -> NotebookNode:
     """A notebook that keeps every rule."""
@@ -260,7 +244,7 @@ BREACHES: list[tuple[Rule, str, Callable[[NotebookNode], None]]] = [
     (every_shown_figure_is_stored, "no alt", change(3, outputs=[untitled(shown(png()))])),
     (every_shown_figure_is_stored, "figure of another kind", change(4, outputs=[untitled(shown(png()))])),
     (every_claim_holds, "false claim", change(4, outputs=[claimed(holds=False)])),
-    (every_claim_holds, "error", change(4, outputs=[output("error", ename="E", evalue="", traceback=[])])),
+    (every_claim_holds, "error", change(4, outputs=[books.output("error", ename="E", evalue="", traceback=[])])),
     (parameters_are_literals_with_a_comment, "derived", change(1, source="alpha: float = 0.1 * 2  # step size")),
     (parameters_are_literals_with_a_comment, "no type", change(1, source="alpha = 0.1  # step size")),
     (parameters_are_literals_with_a_comment, "wrong type", change(1, source='alpha: float = "0.1"  # step size')),
@@ -273,7 +257,7 @@ BREACHES: list[tuple[Rule, str, Callable[[NotebookNode], None]]] = [
     (headings_are_in_order, "two titles", change(2, source="# Again")),
     (headings_are_in_order, "no title", change(0, source="Text")),
     (no_path_is_absolute, "source", change(3, source='open("/home/me/x.csv")')),
-    (no_path_is_absolute, "output", change(3, outputs=[output("stream", text="saved in /root/runs/a")])),
+    (no_path_is_absolute, "output", change(3, outputs=[books.output("stream", text="saved in /root/runs/a")])),
     (no_path_is_absolute, "Windows", change(0, source=r"see C:\me")),
 ]
 
@@ -305,20 +289,7 @@ def test_lint_and_formatting_of_a_notebook_are_found(good: NotebookNode, tmp_pat
 
 
 def printed(text: str, name: str = "stdout") -> NotebookNode:
-    return output("stream", name=name, text=text)
-
-
-def recorded(value: float) -> NotebookNode:
-    return output("display_data", data={"text/plain": f"x = {value:.4g}", RECORD: {"name": "x", "value": value}})
-
-
-def draws(picture: str) -> str:
-    return f'from IPython.display import display\ndisplay({{"image/png": "{picture}"}}, raw=True)'
-
-
-def records(value: float) -> str:
-    data = {"text/plain": f"x = {value:.4g}", RECORD: {"name": "x", "value": value}}
-    return f"from IPython.display import display\ndisplay({data!r}, raw=True)"
+    return books.output("stream", name=name, text=text)
 
 
 WIDE = {"nbval_tolerance": {"rtol": 1e-3}}
@@ -337,11 +308,11 @@ COMPARISONS: list[tuple[str, bool, str, list[NotebookNode], dict[str, Any]]] = [
     ("text beside a tolerance", False, "print('b', 0.5)", [printed("a 0.5\n")], WIDE),
     ("float without a tolerance", False, "print('a', 0.50001)", [printed("a 0.5\n")], {}),
     ("progress on stderr", True, "import sys; sys.stderr.write('9 it/s') and None", [printed("8 it/s", "stderr")], {}),
-    ("record within its digits", True, records(0.123456), [recorded(0.1235001)], {}),
-    ("record outside its digits", False, records(0.13), [recorded(0.123)], {}),
-    ("picture drawn again", True, draws(png()), [output("display_data", data={"image/png": png()})], {}),
-    ("picture no longer drawn", False, "pass", [output("display_data", data={"image/png": png()})], {}),
-    ("picture now blank", False, draws(png(empty=True)), [output("display_data", data={"image/png": png()})], {}),
+    ("record within its digits", True, records("0.123456"), [recorded(0.1235001)], {}),
+    ("record outside its digits", False, records("0.13"), [recorded(0.123)], {}),
+    ("picture drawn again", True, draws(png()), [books.output("display_data", data={"image/png": png()})], {}),
+    ("picture no longer drawn", False, "pass", [books.output("display_data", data={"image/png": png()})], {}),
+    ("picture now blank", False, draws(png(empty=True)), [books.output("display_data", data={"image/png": png()})], {}),
 ]
 
 

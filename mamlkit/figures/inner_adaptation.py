@@ -1,0 +1,136 @@
+"""Figures of notebook 03: steps on a loss, the limit of α, and adaptation from random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from mamlkit.figures.charts import Band, Tensors, bars, flat, label, line
+from mamlkit.figures.theme import FAILURE, MAML, QUERY, SUPPORT, THETA, TRUTH, Role, canvas
+
+Loss = Callable[[Tensor], Tensor]  # of parameters [2] → scalar
+
+
+def loss_map(loss: Loss, path: Tensor, optimum: Tensor, *, title: str) -> Figure:
+    """The path of θ over a task's loss surface.
+
+    loss     the loss of parameters [2] → scalar
+    path     [steps + 1, 2], the start first; the second point is θ'
+    optimum  [2], where the task's loss is lowest
+    """
+    figure, (ax,) = canvas(width=5.2, height=3.6, title=title)
+    _plane(ax, loss, path[1:], path, optimum, MAML, ratio=1.5)
+    line(ax, path[:2, 0], path[:2, 1], THETA, linewidth=1.6)
+    if len(path) > 1:
+        ax.plot(*flat(path[1]), **MAML.dots, markersize=7)
+        label(ax, "θ', after one step", path[1, 0], path[1, 1], MAML.color, dx=-3, dy=12)
+    return figure
+
+
+def limit_of_alpha(
+    alphas: Tensor,
+    left: Tensor,
+    limit: float,
+    loss: Loss,
+    path: Tensor,
+    optimum: Tensor,
+    *,
+    steps: int,
+    path_name: str,
+    title: str,
+) -> Figure:
+    """Left: what is left of a task after some steps, against α, with the predicted limit. Right: a path beyond it.
+
+    alphas, left     step sizes, and the distance from the optimum after `steps` steps over that of the start
+    limit            2/λmax
+    path, optimum    as in `loss_map`, for a step size that `path_name` describes
+    """
+    figure, (sweep, plane) = canvas(1, 2, height=2.9, title=title)
+    for role, part in ((MAML, alphas <= limit), (FAILURE, alphas >= limit)):
+        line(sweep, alphas[part], left[part.to(left.device)], role)
+    sweep.axhline(1, **THETA.line, linewidth=1)
+    sweep.axvline(limit, color=TRUTH.color, linewidth=1)
+    label(sweep, "as far as the start", alphas[0], 1, THETA.color, dy=7)
+    label(sweep, r"$\mathbf{2/\lambda_{max}}$", limit, left.max(), TRUTH.color, ha="right", dx=-4)
+    ylabel = f"distance from the optimum\nafter {steps} steps ÷ before"
+    sweep.set(xlabel="inner step size α", ylabel=ylabel, yscale="log")
+    _plane(plane, loss, path, path[:7], optimum, FAILURE, ratio=1.4)
+    plane.set_title(path_name, fontweight="normal")
+    return figure
+
+
+def share_left(alphas: Tensor, left: Band, *, alpha: float, tasks: int, title: str) -> Figure:
+    """The share of a loss that one step leaves, against α: mean over tasks with its 95% interval, and the floor."""
+    figure, (ax,) = canvas(width=5.0, height=2.6, title=title)
+    mean, half = map(flat, left)
+    line(ax, alphas, mean, MAML, half)
+    best = int(mean.argmin())
+    ax.plot(alphas[best], mean[best], **MAML.dots, markersize=6)
+    label(ax, "the best α", alphas[best], mean[best], MAML.color, dy=14, ha="center")
+    if alphas.min() <= alpha <= alphas.max():
+        near = mean[int((alphas - alpha).abs().argmin())]
+        ax.plot(alpha, near, **QUERY.dots, markersize=5)
+        label(ax, "α of this notebook", alpha, near, QUERY.color, dx=10, dy=4)
+    ax.axhline(1, **THETA.line, linewidth=1)
+    ax.axhline(0, color=TRUTH.color, linewidth=1)
+    label(ax, "the start θ", alphas[0], 1, THETA.color, dx=0, dy=6)
+    label(ax, "each task's optimum", alphas[-1], 0, TRUTH.color, dx=0, dy=7, ha="right")
+    ax.set(xlabel="inner step size α", ylim=(-0.05, min(1.4, float(mean.max()) + 0.1)))
+    ax.set_ylabel(f"query loss after one step\n÷ before (mean of {tasks} tasks,\nband: 95% interval)")
+    return figure
+
+
+def random_start(
+    x: Tensor, truth: Tensor, support: Sequence[Tensor], functions: Tensors, curve: Band, *, tasks: int, title: str
+) -> Figure:
+    """Left: one wave and the network's function after some numbers of steps. Right: query loss against steps.
+
+    x, truth   [points], the wave; support: its examples (x, y)
+    functions  name → the network's function at x; the first is the start, before adaptation
+    curve      query loss after 0, 1, … steps
+    """
+    figure, (wave, losses) = canvas(1, 2, height=2.9, title=title)
+    line(wave, x, truth, TRUTH, linewidth=2, label="the wave")
+    for (name, y), role in zip(functions.items(), (THETA, QUERY, MAML), strict=False):
+        line(wave, x, y, role, marker=role.marker, markevery=0.1, label=name)
+    wave.plot(*support, **SUPPORT.dots, markersize=6, label="support")
+    wave.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=3, fontsize=7.5, columnspacing=1)
+    wave.set(xlabel="x", ylabel="y")
+    start, highest = float(curve[0][0]), float((curve[0] + curve[1]).max())
+    bars(losses, range(len(curve[0])), curve, MAML)
+    losses.axhline(start, **THETA.line, linewidth=1)
+    losses.axhline(0, color=TRUTH.color, linewidth=1)
+    label(losses, "dashed: no adaptation", 0, highest, THETA.color, dx=0, dy=9)
+    label(losses, "a perfect fit", 0, 0, TRUTH.color, dx=0, dy=7)
+    losses.set(xlabel="inner steps", ylim=(-0.2, 1.25 * highest))
+    losses.set_ylabel(f"query MSE (mean of {tasks} tasks,\nbar: 95% interval)")
+    return figure
+
+
+def _plane(ax: Axes, loss: Loss, path: Tensor, inside: Tensor, optimum: Tensor, role: Role, *, ratio: float) -> None:
+    """A path, its start and the optimum over contours of the loss around the points `inside`; width = ratio · height.
+
+    The contours are evenly spaced in the loss's square root.
+    """
+    start, optimum, path = (values.detach().cpu() for values in (inside[0], optimum, path))
+    points = torch.cat([inside.detach().cpu(), optimum[None]])
+    low, high = points.min(0).values, points.max(0).values
+    middle, span = (low + high) / 2, high - low
+    height = 0.65 * max(float(span[1]), float(span[0]) / ratio)
+    unit = torch.linspace(-1, 1, 91, dtype=points.dtype) * height
+    first, second = middle[0] + unit * ratio, middle[1] + unit
+    surface = torch.tensor([[float(loss(torch.stack([a, b]))) for a in first] for b in second])
+    steps = torch.linspace(0, float(surface.max()) ** 0.5, 12)[1:] ** 2
+    lines = ax.contour(first, second, surface, levels=steps, colors="#a0a0a0", linewidths=0.7)
+    ax.clabel(lines, steps[1::2].tolist(), fmt="%.2g", fontsize=7)
+    ax.set(aspect="equal", xlim=(first[0], first[-1]), ylim=(second[0], second[-1]))
+    ax.set(xlabel="first weight", ylabel="second weight")
+    ax.plot(*path.T, color=role.color, marker=role.marker, linewidth=1, markersize=3)
+    ax.plot(*start, **THETA.dots, markersize=7)
+    ax.plot(*optimum, **TRUTH.dots, markersize=8, markeredgewidth=2)
+    label(ax, "θ", start[0], start[1], THETA.color, dx=-9, dy=9)
+    label(ax, "optimum", optimum[0], optimum[1], TRUTH.color, dx=0, dy=-13, ha="center")
