@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import papermill
 import pytest
 from books import write
 
@@ -20,8 +19,10 @@ from mamlkit.__main__ import main
 from mamlkit.ledger import CLAIM, RECORD
 from mamlkit.study import notebooks
 from mamlkit.study.notebooks import RefusedError
-from mamlkit.study.progress import Progress
-from mamlkit.study.run import Result, assign, execute, run
+from mamlkit.study.execute import execute
+from mamlkit.study.progress import Cells, clock, shown
+from mamlkit.study.result import Result
+from mamlkit.study.run import assign, run
 
 DISPLAY = "from IPython.display import display\n"
 GOOD = [
@@ -177,7 +178,7 @@ def no_kernel(monkeypatch: pytest.MonkeyPatch, books: Path) -> None:
     def refuse(*arguments: Any, **settings: Any) -> None:
         raise AssertionError("a notebook was started")
 
-    monkeypatch.setattr(papermill, "execute_notebook", refuse)
+    monkeypatch.setattr("mamlkit.study.run.execute", refuse)
     monkeypatch.setattr(notebooks, "folder", lambda: books)
 
 
@@ -311,11 +312,22 @@ def test_an_interrupted_run_leaves_the_finished_results_whole(tmp_path: Path) ->
 
 
 def test_the_progress_line_says_cell_elapsed_and_left(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress("[1/2] 06_meta_update") as progress:
-        progress.begin -= 60  # as if it had started a minute ago
-        progress.cell(5, 8)
-        assert progress.line() == "[1/2] 06_meta_update  cell 5 of 8  1:00 elapsed, about 1:00 left"
-        progress.cell(2, 8)
-        assert progress.line().endswith("1:00 elapsed"), "the first cells import; no guess from them"
-        progress.end("ok")
+    cells = Cells("[1/2] 06_meta_update", begin=time.monotonic() - 60)  # as if it had started a minute ago
+    with shown(cells.line) as console:
+        cells.start(5, 8)
+        assert cells.line() == "[1/2] 06_meta_update  cell 5 of 8  1:00 elapsed, about 1:00 left"
+        cells.start(2, 8)
+        assert cells.line().endswith("1:00 elapsed"), "the first cells import; no guess from them"
+        console.print(f"{cells.label}  ok")
     assert capsys.readouterr().out == "[1/2] 06_meta_update  ok\n", "a log file is not redrawn"
+
+
+def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("mamlkit.study.progress.EVERY", 0.01)
+    with shown(lambda: "[1/2] so far"):
+        time.sleep(0.5)
+    assert capsys.readouterr().out.startswith("[1/2] so far\n[1/2] so far\n")
+
+
+def test_long_times_have_hours() -> None:
+    assert [clock(seconds) for seconds in (5, 65, 3725)] == ["0:05", "1:05", "1:02:05"]
