@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, NoReturn
 
 import nbformat
 import pytest
-from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from mamlkit.__main__ import main
-from mamlkit.study import notebooks
+from mamlkit.study import RefusedError, notebooks
 from mamlkit.study import regenerate as module
 from mamlkit.study.regenerate import canonical, regenerate
 
@@ -107,12 +107,12 @@ def test_a_name_means_the_notebook_and_its_solution(home: Path, monkeypatch: pyt
     monkeypatch.setattr(notebooks, "folder", lambda: home)
     done: list[Path] = []
 
-    def execute(path: Path, timeout: float) -> NotebookNode:
+    def execute(path: Path, *arguments: Any, **settings: Any) -> NoReturn:
         done.append(path)
-        return notebooks.load(path)
+        raise RefusedError("not now")
 
     monkeypatch.setattr(module, "execute", execute)
-    regenerate(["00"], check=True)
+    assert len(regenerate(["00"], check=True)) == 2
     assert done == [home / "00_map.ipynb", home / "solutions" / "00_map.ipynb"]
 
 

@@ -18,8 +18,8 @@ from books import write
 from mamlkit.__main__ import main
 from mamlkit.ledger import CLAIM, RECORD
 from mamlkit.study import notebooks
-from mamlkit.study.notebooks import RefusedError
 from mamlkit.study.execute import execute
+from mamlkit.study.notebooks import RefusedError
 from mamlkit.study.progress import Cells, clock, shown
 from mamlkit.study.result import Result
 from mamlkit.study.run import assign, run

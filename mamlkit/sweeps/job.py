@@ -124,7 +124,6 @@ def _write(
 ) -> dict[str, Any]:
     sidecar = Sidecar(
         **asdict(result),
-        format=FORMAT,
         key=job.key,
         given=dict(job.given),
         identity=dict(job.identity),

@@ -11,7 +11,9 @@ import pandas as pd
 
 from mamlkit.files import replacing
 from mamlkit.study import RefusedError
-from mamlkit.sweeps.sidecar import PLAN, Sidecar, read_json, read_sidecar, refuse
+from mamlkit.sweeps.sidecar import PLAN as PLAN
+from mamlkit.sweeps.sidecar import Sidecar as Sidecar
+from mamlkit.sweeps.sidecar import read_json, read_sidecar, refuse
 
 INTEGERS = range(-(2**63), 2**63)  # what a column of integers can hold
 NUMBER = (int, float)

@@ -24,7 +24,6 @@ class Sidecar(Result):
     executed    the name of the executed notebook beside it; None where there is none
     """
 
-    format: int
     key: str
     given: dict[str, Any]
     identity: dict[str, Any]
@@ -32,6 +31,7 @@ class Sidecar(Result):
     executed: str | None
     provenance: dict[str, Any]
     attempts: int
+    format: int = FORMAT
 
     @property
     def seed(self) -> Any:
