@@ -121,3 +121,20 @@ def test_canonicalising_twice_changes_nothing() -> None:
     notebook = canonical(new_notebook(cells=[new_code_cell("x", outputs=stream, execution_count=1)]))
     assert notebook.cells[0].outputs[0].text == "stdoutstdout"
     assert notebooks.dumps(canonical(notebook)) == notebooks.dumps(notebook)
+
+
+def test_check_sees_changed_execution_counts(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "counted.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell("1 + 1")]), path)
+    assert regenerate([str(path)]) == []
+    notebook = notebooks.load(path)
+    notebook.cells[0].execution_count = 7
+    nbformat.write(notebook, path)
+    (found,) = regenerate([str(path)], check=True)
+    assert "cell 0 (cell-00) differs from its file in its execution count" in found
+
+
+def test_a_cell_that_takes_too_long_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "slow.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell("import time; time.sleep(60)")]), path)
+    assert main(["regenerate", str(path), "--timeout", "1"]) == 1

@@ -358,7 +358,8 @@ def test_one_seed_has_no_interval(tmp_path: Path) -> None:
 
 
 def test_values_that_are_not_finite_are_counted_and_not_averaged_away(tmp_path: Path) -> None:
-    runs = [sidecar(seed, records=[{"name": "x", "value": value}]) for seed, value in enumerate([1.0, "inf", 2.0])]
+    records = [[{"name": "x", "value": value, "cell": "c"}] for value in (1.0, "inf", 2.0)]
+    runs = [sidecar(seed, records=found) for seed, found in enumerate(records)]
     put(tmp_path, *runs)
     assert "x inf 1 not finite 3" in words(report(tmp_path))
 
