@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,9 @@ from mamlkit.sweeps.command import add_parser as add_rerun
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status: 0 well, 1 a notebook failed or differs, 2 refused, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a claim with θ in it must not end a run where θ cannot be written
     options = _parser().parse_args(arguments)
     try:
         return int(options.command(options))

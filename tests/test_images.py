@@ -32,7 +32,7 @@ from mamlkit.images.omniglot import (
     shrink,
 )
 from mamlkit.study import notebooks
-from mamlkit.study.run import execute
+from mamlkit.study.execute import execute
 from mamlkit.tasks import SPLITS, uniforms
 
 ROOT = Path(__file__).parent.parent

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, NoReturn
 
 import nbformat
 import pytest
-from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from mamlkit.__main__ import main
-from mamlkit.study import notebooks
+from mamlkit.study import RefusedError, notebooks
 from mamlkit.study import regenerate as module
 from mamlkit.study.regenerate import canonical, regenerate
 
@@ -107,12 +107,12 @@ def test_a_name_means_the_notebook_and_its_solution(home: Path, monkeypatch: pyt
     monkeypatch.setattr(notebooks, "folder", lambda: home)
     done: list[Path] = []
 
-    def execute(path: Path, timeout: float) -> NotebookNode:
+    def execute(path: Path, *arguments: Any, **settings: Any) -> NoReturn:
         done.append(path)
-        return notebooks.load(path)
+        raise RefusedError("not now")
 
     monkeypatch.setattr(module, "execute", execute)
-    regenerate(["00"], check=True)
+    assert len(regenerate(["00"], check=True)) == 2
     assert done == [home / "00_map.ipynb", home / "solutions" / "00_map.ipynb"]
 
 
@@ -121,3 +121,20 @@ def test_canonicalising_twice_changes_nothing() -> None:
     notebook = canonical(new_notebook(cells=[new_code_cell("x", outputs=stream, execution_count=1)]))
     assert notebook.cells[0].outputs[0].text == "stdoutstdout"
     assert notebooks.dumps(canonical(notebook)) == notebooks.dumps(notebook)
+
+
+def test_check_sees_changed_execution_counts(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "counted.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell("1 + 1")]), path)
+    assert regenerate([str(path)]) == []
+    notebook = notebooks.load(path)
+    notebook.cells[0].execution_count = 7
+    nbformat.write(notebook, path)
+    (found,) = regenerate([str(path)], check=True)
+    assert "cell 0 (cell-00) differs from its file in its execution count" in found
+
+
+def test_a_cell_that_takes_too_long_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "slow.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell("import time; time.sleep(60)")]), path)
+    assert main(["regenerate", str(path), "--timeout", "1"]) == 1

@@ -21,12 +21,11 @@ import pytest
 from books import write
 from papermill.iorw import papermill_io
 
-from mamlkit import files
 from mamlkit.__main__ import main
 from mamlkit.ledger import CLAIM, RECORD
 from mamlkit.study import notebooks
 from mamlkit.study.notebooks import RefusedError
-from mamlkit.sweeps import driver, job, spec
+from mamlkit.sweeps import driver, job, key, spec
 from mamlkit.sweeps.board import Board, duration
 from mamlkit.sweeps.job import Job, UnequalError, jobs, one_gpu, perform
 from mamlkit.sweeps.results import read, tables
@@ -208,44 +207,6 @@ def one(folder: Path, text: str) -> list[Job]:
     return jobs(load(plan(folder, text)).runs, str(folder), 60, 1)
 
 
-def test_the_key_follows_what_the_results_depend_on_and_nothing_else(
-    tmp_path: Path, good: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = "runs: [{notebooks: good.ipynb, set: {alpha: 0.1}}]"
-    (first,) = one(tmp_path, text)
-    assert one(tmp_path, "runs: [{notebooks: good.ipynb}]")[0].key == first.key, (
-        "a default that is given is the default"
-    )
-    assert one(tmp_path, text.replace("0.1", "0.2"))[0].key != first.key
-    notebook = notebooks.load(good)
-    notebook.cells[1].execution_count = 7
-    files.write(good, notebooks.dumps(notebook))
-    assert one(tmp_path, text)[0].key == first.key, "outputs that are stored do not reach a run"
-    notebook.cells[-1].source += "\n1"
-    files.write(good, notebooks.dumps(notebook))
-    changed = one(tmp_path, text)[0].key
-    assert changed != first.key
-    for name in ("kit_digest", "data_digest"):
-        with monkeypatch.context() as patch:
-            patch.setattr(job, name, lambda: "another")
-            assert one(tmp_path, text)[0].key != changed
-
-
-def test_an_edited_kit_has_another_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "mamlkit"
-    (package / "rerun").mkdir(parents=True)
-    for name in ("__init__.py", "inner.py", "pages.py", "rerun/job.py"):
-        (package / name).write_text("1")
-    monkeypatch.setattr("mamlkit.__file__", str(package / "__init__.py"))
-    digest = job.kit_digest.__wrapped__
-    before = digest()
-    (package / "rerun" / "job.py").write_text("2")
-    (package / "pages.py").write_text("2")
-    assert digest() == before
-    (package / "inner.py").write_text("2")
-    assert digest() != before
-
-
 def test_ten_thousand_runs_are_planned_and_resumed_as_they_are(
     tmp_path: Path, good: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -330,7 +291,7 @@ def test_a_worker_with_another_notebook_or_kit_does_not_compute(
 ) -> None:
     (found,) = one(tmp_path, f"runs: [{{notebooks: {good.name}}}]")
     with monkeypatch.context() as patch:
-        patch.setattr(job, "kit_digest", lambda: "0.0.0+other")
+        patch.setattr(key, "kit_digest", lambda path: "0.0.0+other")
         with pytest.raises(UnequalError, match="mamlkit is not what the plan"):
             perform(found)
     good.write_text(good.read_text().replace("alpha + seed", "alpha - seed"))

@@ -206,7 +206,7 @@ def test_a_report_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 def test_records_become_long_rows_with_their_place_and_non_finite_floats_numbers() -> None:
     value = {"a": [1, "inf"], "b": {"c": "text", "d": True}, "e": None}
     run = results.Sidecar(**{name: item for name, item in sidecar().items() if name != "format"})
-    run.records[:] = [{"name": "x", "value": 2.5}, {"name": "y", "value": value}]
+    run.records[:] = [{"name": "x", "value": 2.5, "cell": "c"}, {"name": "y", "value": value, "cell": "c"}]
     table = results.tables([run]).records
     assert table["index"].tolist() == ["", "a.0", "a.1", "b.c", "b.d", "e"]
     assert table["value"].tolist()[:3] == [2.5, 1, math.inf]
@@ -358,7 +358,8 @@ def test_one_seed_has_no_interval(tmp_path: Path) -> None:
 
 
 def test_values_that_are_not_finite_are_counted_and_not_averaged_away(tmp_path: Path) -> None:
-    runs = [sidecar(seed, records=[{"name": "x", "value": value}]) for seed, value in enumerate([1.0, "inf", 2.0])]
+    records = [[{"name": "x", "value": value, "cell": "c"}] for value in (1.0, "inf", 2.0)]
+    runs = [sidecar(seed, records=found) for seed, found in enumerate(records)]
     put(tmp_path, *runs)
     assert "x inf 1 not finite 3" in words(report(tmp_path))
 

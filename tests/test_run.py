@@ -12,16 +12,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-import papermill
 import pytest
 from books import write
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
+from mamlkit import files
 from mamlkit.__main__ import main
 from mamlkit.ledger import CLAIM, RECORD
-from mamlkit.study import notebooks
+from mamlkit.study import notebooks, pages
+from mamlkit.study.execute import execute
 from mamlkit.study.notebooks import RefusedError
-from mamlkit.study.progress import Progress
-from mamlkit.study.run import Result, assign, execute, run
+from mamlkit.study.progress import Cells, clock, shown
+from mamlkit.study.result import Result
+from mamlkit.study.run import assign, provenance, run
 
 DISPLAY = "from IPython.display import display\n"
 GOOD = [
@@ -177,7 +180,7 @@ def no_kernel(monkeypatch: pytest.MonkeyPatch, books: Path) -> None:
     def refuse(*arguments: Any, **settings: Any) -> None:
         raise AssertionError("a notebook was started")
 
-    monkeypatch.setattr(papermill, "execute_notebook", refuse)
+    monkeypatch.setattr("mamlkit.study.run.execute", refuse)
     monkeypatch.setattr(notebooks, "folder", lambda: books)
 
 
@@ -195,6 +198,7 @@ REFUSED = [
     (["run", "00", "-p", "alpha", "__import__('os').getpid()"], "parameter alpha"),
     (["run", "00", "-p", "alpha", "(" * 5000], "parameter alpha"),
     (["run", "00", "-p", "steps", "1.5"], "so give int, written like 1"),
+    (["run", "00", "-p", "steps", "True"], "parameter steps"),
     (["run", "00", "-p", "exact", "1"], "parameter exact"),
     (["run", "00", "-p", "phase", "(0, 1, 2)"], "tuple[float, float]"),
     (["run", "00", "-p", "grid", "[1, exit()]"], "parameter grid"),
@@ -311,11 +315,124 @@ def test_an_interrupted_run_leaves_the_finished_results_whole(tmp_path: Path) ->
 
 
 def test_the_progress_line_says_cell_elapsed_and_left(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress("[1/2] 06_meta_update") as progress:
-        progress.begin -= 60  # as if it had started a minute ago
-        progress.cell(5, 8)
-        assert progress.line() == "[1/2] 06_meta_update  cell 5 of 8  1:00 elapsed, about 1:00 left"
-        progress.cell(2, 8)
-        assert progress.line().endswith("1:00 elapsed"), "the first cells import; no guess from them"
-        progress.end("ok")
+    cells = Cells("[1/2] 06_meta_update", begin=time.monotonic() - 60)  # as if it had started a minute ago
+    with shown(cells.line) as console:
+        cells.start(5, 8)
+        assert cells.line() == "[1/2] 06_meta_update  cell 5 of 8  1:00 elapsed, about 1:00 left"
+        cells.start(2, 8)
+        assert cells.line().endswith("1:00 elapsed"), "the first cells import; no guess from them"
+        console.print(f"{cells.label}  ok")
     assert capsys.readouterr().out == "[1/2] 06_meta_update  ok\n", "a log file is not redrawn"
+
+
+def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("mamlkit.study.progress.EVERY", 0.01)
+    with shown(lambda: "[1/2] so far"):
+        time.sleep(0.5)
+    assert capsys.readouterr().out.startswith("[1/2] so far\n[1/2] so far\n")
+
+
+def test_long_times_have_hours() -> None:
+    assert [clock(seconds) for seconds in (5, 65, 3725)] == ["0:05", "1:05", "1:02:05"]
+
+
+EVIL = "<script>alert(1)</script>"
+
+
+def test_the_index_escapes_names_titles_errors_claims_and_values() -> None:
+    entry = {"cell": EVIL, "claim": EVIL, "name": EVIL, "holds": False, "value": EVIL}
+    result = {"notebook": EVIL, "title": EVIL, "status": "failed", "seconds": 1.0, "cell": 1, "error": EVIL}
+    summary = {
+        "date": "2026-01-01T00:00:00+00:00",
+        "planned": [EVIL, EVIL],
+        "provenance": {EVIL: EVIL, "packages": {EVIL: EVIL}},
+        "notebooks": [result | {"claims": [entry], "records": [entry]}],
+    }
+    text = pages.index(summary)
+    assert "<script" not in text
+    assert text.count("&lt;script&gt;") >= 10
+
+
+def test_a_page_escapes_its_titles_and_what_was_claimed() -> None:
+    data = {"text/plain": EVIL, CLAIM: {"claim": EVIL, "holds": True}}
+    output = new_output("display_data", data=data)
+    page = pages.page(new_notebook(cells=[new_code_cell("1", outputs=[output])]), "a", {"a": EVIL, "b": EVIL})
+    assert "<script>alert" not in page
+    assert page.count("&lt;script&gt;") == 4, "its title, the claim, and two links to the next page"
+
+
+def test_a_notebook_called_index_or_with_a_sharp_in_its_name_has_a_page_that_links_reach() -> None:
+    assert pages.file_name("index") != "index.html"
+    assert pages.address("a#b") == "a%23b.html"
+
+
+def status(folder: Path, *cells: str, tag: str | None = None) -> tuple[str, int | None]:
+    """What became of a notebook of these cells, the first with a tag."""
+    path = write(folder, "ends", cells)
+    notebook = notebooks.load(path)
+    if tag:
+        notebooks.code_cells(notebook)[0].metadata["tags"] = [tag]
+        files.write(path, notebooks.dumps(notebook))
+    result, _ = execute(path, {}, timeout=30)
+    return result.status, result.cell
+
+
+def test_an_exit_with_a_fault_is_a_failure(tmp_path: Path) -> None:
+    assert status(tmp_path, "import sys; sys.exit(1)", "2") == ("failed", 1)
+
+
+def test_only_the_tag_that_says_so_lets_an_error_pass(tmp_path: Path) -> None:
+    assert status(tmp_path, "1 / 0", "2", tag="raises-exception") == ("ok", None)
+    assert status(tmp_path, "1 / 0", "2", tag="another") == ("failed", 1)
+
+
+def test_claims_and_records_stand_under_the_cells_that_made_them(report: tuple[Path, dict[str, Result]]) -> None:
+    out, results = report
+    cells = notebooks.code_cells(notebooks.load(out / "00_good.ipynb"))
+    found = results["00_good"]
+    assert [claim["cell"] for claim in found.claims] == [cells[2].id]
+    assert [record["cell"] for record in found.records] == [cells[3].id]
+    assert f'id="cell-id={cells[2].id}"' in (out / "00_good.html").read_text(encoding="utf-8")
+
+
+def test_the_exit_status_says_whether_all_is_well(tmp_path: Path) -> None:
+    good, bad = write(tmp_path, "good", ("1",)), write(tmp_path, "bad", ("1 / 0",))
+    assert main(["run", str(good), "--out", str(tmp_path / "out")]) == 0
+    assert main(["run", str(good), str(bad), "--out", str(tmp_path / "out")]) == 1
+
+
+def test_an_executed_copy_is_run_with_what_its_results_say(tmp_path: Path) -> None:
+    path = write(tmp_path, "copy", ("alpha: float = 0.1", "print(alpha)"))
+    out = tmp_path / "out"
+    run([str(path)], {"alpha": "0.5"}, out=out)
+    (again,) = run([str(out / "copy.ipynb")], out=tmp_path / "again")
+    assert again.parameters == {"alpha": 0.1}
+    assert '"0.1\\n"' in (tmp_path / "again" / "copy.ipynb").read_text()
+
+
+def test_the_kernel_is_the_interpreter_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "kernels" / "python3"
+    other.mkdir(parents=True)
+    (other / "kernel.json").write_text('{"argv": ["false"], "display_name": "Another", "language": "python"}')
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    result, executed = execute(write(tmp_path, "which", ("import sys; print(sys.executable)",)), {}, timeout=30)
+    assert result.status == "ok"
+    assert sys.executable in notebooks.dumps(executed)
+
+
+def test_provenance_tells_of_uncommitted_changes(tmp_path: Path) -> None:
+    assert provenance(tmp_path)["uncommitted_changes"] is None
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    assert provenance(tmp_path)["uncommitted_changes"] is False
+    (tmp_path / "new").touch()
+    assert provenance(tmp_path)["uncommitted_changes"] is True
+
+
+def test_characters_that_cannot_be_written_do_not_end_a_run(tmp_path: Path) -> None:
+    path = write(tmp_path, "theta", ("raise ValueError('θ')",))
+    command = [sys.executable, "-m", "mamlkit", "run", str(path), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "cp1252"}, capture_output=True, check=False)
+    assert done.returncode == 1
+    assert b"ValueError: ?" in done.stdout

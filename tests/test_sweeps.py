@@ -10,7 +10,7 @@ import pytest
 
 from mamlkit.ledger import CLAIM
 from mamlkit.study import notebooks
-from mamlkit.study.run import execute
+from mamlkit.study.execute import execute
 from mamlkit.sweeps.results import Sidecar, read, tables
 from mamlkit.sweeps.spec import load
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from torch import Tensor
 
-from mamlkit.evaluate import Curve
+from mamlkit.curves import Curve
 from mamlkit.figures.theme import FAILURE, LEVEL, MAML, NOTE, QUERY, SUPPORT, THETA, TRUTH, Role, canvas
 from mamlkit.statistics import half_width
 

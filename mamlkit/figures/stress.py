@@ -14,7 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from mamlkit.evaluate import Curve
+from mamlkit.curves import Curve
 from mamlkit.figures.charts import bars, flat, label, rows, strip, ticks
 from mamlkit.figures.theme import CLEAR, FAILURE, LEVEL, MAML, NOTE, QUERY, THETA, TRUTH, canvas
 

@@ -1,16 +1,13 @@
-"""Notebooks as files: finding them, reading their parameters, starting their kernels, writing them whole."""
+"""Notebooks as files: finding them, reading them and their parameters."""
 
 from __future__ import annotations
 
 import ast
 import io
 import math
-import os
 import re
-import tempfile
 import tokenize
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +17,9 @@ from mamlkit.study import RefusedError as RefusedError
 with extra("study"):
     import nbformat
     from nbformat import NotebookNode
-    from traitlets.config import Config
 
 WALKTHROUGH = "[0-9][0-9]_*.ipynb"
 SCALARS = {"int": int, "float": float, "bool": bool, "str": str}
-SOCKET_PATH = 90  # characters; a Unix socket's path may have about 100, and the kernel adds a number to ours
 
 
 class Parameter(NamedTuple):
@@ -80,7 +75,8 @@ def _find(name: str, walkthrough: list[Path]) -> Path:
 def load(path: Path) -> NotebookNode:
     """Read a notebook. Raises RefusedError for a file that is not one."""
     try:
-        notebook: NotebookNode = nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
+        # Upgraded, so that every cell has an id.
+        notebook: NotebookNode = nbformat.v4.upgrade(nbformat.reads(path.read_text(encoding="utf-8"), as_version=4))
     except (OSError, ValueError, AttributeError, nbformat.ValidationError) as error:
         raise RefusedError(f"{path} is not a notebook that can be read: {str(error).splitlines()[0]}") from error
     return notebook
@@ -200,17 +196,3 @@ def coerce(value: Any, kind: str) -> Any:
     if type(value) is not SCALARS[kind] or (isinstance(value, float) and not math.isfinite(value)):
         raise TypeError(f"{value!r} is not {kind}")
     return value
-
-
-@contextmanager
-def private_kernel() -> Iterator[tuple[Path, Config]]:
-    """A scratch folder and the settings of a kernel that is reached through sockets in it, by nobody else.
-
-    Kernels that start at the same time on TCP race for ports; a folder of its own for each one ends that.
-    Where there are no Unix sockets, or their path would be too long, the settings leave TCP as it is.
-    """
-    with tempfile.TemporaryDirectory(prefix="mamlkit-", ignore_cleanup_errors=True) as name:
-        settings = {"connection_file": os.path.join(name, "kernel.json")}
-        if os.name == "posix" and len(name) < SOCKET_PATH:
-            settings |= {"transport": "ipc", "ip": os.path.join(name, "k")}
-        yield Path(name), Config({"KernelManager": settings})

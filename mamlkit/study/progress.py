@@ -1,70 +1,69 @@
-"""The one line that a notebook has on the terminal while it runs."""
+"""What is shown while something runs: redrawn on a terminal, a line now and then in a log file."""
 
 from __future__ import annotations
 
-import shutil
-import sys
 import threading
 import time
-from types import TracebackType
-from typing import Self
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
-CLEAR = "\r\x1b[K"  # back to the start of the terminal's line, and empty it
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+EVERY = 30.0  # seconds between the lines of a log
 SURE = 3  # cells done before the time left is guessed: the first ones import and say little
 
 
 def clock(seconds: float) -> str:
-    """Seconds as minutes and seconds, 1:05."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+    """Minutes and seconds, 1:05, after the hours where there are any, 1:02:05."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
 
 
-class Progress:
-    """The one line of a running notebook: cell i of n, time elapsed, time left.
+@contextmanager
+def shown(line: Callable[[], str], table: Callable[[], RenderableType] | None = None) -> Iterator[Console]:
+    """While it lasts, a terminal sees `table` (or `line`) as it is then; a log file gets `line` every half minute.
 
-    A terminal sees it change every second; a log file gets a new line every half minute.
+    Yields the console, whose `print` adds a line that stays.
     """
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    if console.is_terminal:
+        drawn = table or (lambda: Text(line(), no_wrap=True, overflow="ellipsis"))
+        with Live(get_renderable=drawn, console=console, refresh_per_second=2, transient=True):
+            yield console
+        return
+    ended = threading.Event()
 
-    def __init__(self, label: str) -> None:
-        self.label, self.done, self.total, self.begin = label, 0, 0, time.monotonic()
-        self.live = sys.stdout.isatty()
-        self.stopped = threading.Event()
-        self.ticker = threading.Thread(target=self._tick, daemon=True)
+    def log() -> None:
+        while not ended.wait(EVERY):
+            print(line(), flush=True)
 
-    def __enter__(self) -> Self:
-        self.ticker.start()
-        return self
+    ticker = threading.Thread(target=log, daemon=True)
+    ticker.start()
+    try:
+        yield console
+    finally:
+        ended.set()
+        ticker.join()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop()
-        if error and self.live:
-            print()
 
-    def cell(self, number: int, total: int) -> None:
+@dataclass
+class Cells:
+    """How far one notebook is: its code cells, the time elapsed, the time left."""
+
+    label: str
+    begin: float = field(default_factory=time.monotonic)
+    done: int = 0
+    total: int = 0
+
+    def start(self, number: int, total: int) -> None:
         """Note that code cell `number` of `total` starts."""
         self.done, self.total = number - 1, total
 
-    def end(self, text: str) -> None:
-        """Close the line with what came of it."""
-        self._stop()
-        print(f"{CLEAR if self.live else ''}{self.label}  {text}", flush=True)
-
-    def _stop(self) -> None:
-        self.stopped.set()
-        self.ticker.join()
-
-    def _tick(self) -> None:
-        while True:
-            if self.live:
-                print(f"{CLEAR}{self.line()[: shutil.get_terminal_size().columns - 1]}", end="", flush=True)
-            if self.stopped.wait(1 if self.live else 30):
-                return
-            if not self.live:
-                print(self.line(), flush=True)
-
     def line(self) -> str:
-        """What the line says now."""
+        """What is said of it now."""
         elapsed = time.monotonic() - self.begin
         if not self.total:
             return f"{self.label}  starting"

@@ -11,13 +11,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
 from mamlkit import files
-from mamlkit.study import notebooks
-from mamlkit.study.notebooks import RefusedError
+from mamlkit.study import RefusedError, notebooks
+from mamlkit.study.execute import execute
 
 LIMIT = 400_000  # bytes: larger, and the code host no longer shows the notebook
 METADATA = {
@@ -56,9 +54,17 @@ def _paths(names: Sequence[str]) -> list[Path]:
 
 def _one(path: Path, *, check: bool, timeout: float) -> str | None:
     try:
-        new = canonical(execute(path, timeout))
+        result, executed = execute(path, {}, timeout=timeout)
     except RefusedError as error:
         return str(error)
+    if result.status != "ok":
+        place = f"code cell {result.cell} " if result.cell else ""
+        return f"{place}{'raised' if result.status == 'failed' else 'ended it:'} {result.error}"
+    for number, cell in enumerate(notebooks.code_cells(executed), 1):
+        for output in cell.outputs:
+            if output.output_type == "stream" and output.name == "stderr" and (found := WARNING.search(output.text)):
+                return f"code cell {number} warns: {found[0].strip()}"
+    new = canonical(executed)
     text = notebooks.dumps(new)
     if len(text.encode()) > LIMIT:
         return f"{len(text.encode()):,} bytes; the limit is {LIMIT:,}: draw fewer or smaller figures"
@@ -68,34 +74,6 @@ def _one(path: Path, *, check: bool, timeout: float) -> str | None:
         return f"{difference(notebooks.load(path), new)}; run `python -m mamlkit regenerate {path.stem}` and commit it"
     files.write(path, text)
     return None
-
-
-def execute(path: Path, timeout: float) -> NotebookNode:
-    """Execute a notebook in its own folder. Raises RefusedError if a cell fails or warns, naming the cell."""
-    notebook = notebooks.load(path)
-    with notebooks.private_kernel() as (_, config):
-        client = NotebookClient(
-            notebook,
-            timeout=timeout,
-            record_timing=False,
-            kernel_name="python3",
-            config=config,
-            resources={"metadata": {"path": str(path.parent)}},
-        )
-        try:
-            client.execute()
-        except CellTimeoutError as error:
-            raise RefusedError(f"a cell ran longer than {timeout:g} s") from error
-        except DeadKernelError as error:
-            raise RefusedError("its kernel died; is there enough memory?") from error
-        except CellExecutionError as error:
-            counts = [cell.execution_count or 0 for cell in notebooks.code_cells(notebook)]
-            raise RefusedError(f"code cell {max(counts)} raised {error.ename}: {error.evalue}") from error
-    for number, cell in enumerate(notebooks.code_cells(notebook), 1):
-        for output in cell.outputs:
-            if output.output_type == "stream" and output.name == "stderr" and (found := WARNING.search(output.text)):
-                raise RefusedError(f"code cell {number} warns: {found[0].strip()}")
-    return notebook
 
 
 def canonical(notebook: NotebookNode) -> NotebookNode:

@@ -17,7 +17,7 @@ from importlib import resources
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 from urllib.parse import quote
 
 from tqdm import tqdm
@@ -25,10 +25,12 @@ from tqdm import tqdm
 from mamlkit import files
 from mamlkit.figures.theme import theme
 from mamlkit.statistics import wilson_interval
-from mamlkit.study import notebooks, pages
+from mamlkit.study import notebooks
 from mamlkit.study.notebooks import RefusedError
 from mamlkit.study.progress import clock
+from mamlkit.study.result import Status
 from mamlkit.sweeps import figures, results
+from mamlkit.sweeps import html as pages
 from mamlkit.sweeps.figures import Curves, Dots, Rate
 from mamlkit.sweeps.results import Plan, Sidecar
 
@@ -115,7 +117,7 @@ def report(folder: Path, out: Path | None = None) -> Path:
 def _write(folder: Path, out: Path, runs: Sequence[Sidecar], plan: Plan | None) -> Path:
     theme()
     site = Site(folder, out)
-    css = (resources.files("mamlkit.study") / "pages.css").read_text("utf-8") + (
+    css = (resources.files("mamlkit.study") / "templates" / "pages.css").read_text("utf-8") + (
         resources.files("mamlkit.sweeps") / "report.css"
     ).read_text("utf-8")
     files.write(out / "report.css", css)
@@ -557,7 +559,7 @@ def _index(
     done = {run.key for run in runs}
     waiting = [run for run in (plan.planned if plan else []) if run["key"] not in done]
     name = plan.name if plan else site.folder.resolve().name
-    counts = {status: sum(run.status == status for run in runs) for status in results.STATUSES}
+    counts = {status: sum(run.status == status for run in runs) for status in get_args(Status)}
     said = [f"{counts['ok']} of {_count(len(runs), 'run')} went well"]
     said += [f"{number} {pages.WORDS[status]}" for status, number in counts.items() if number and status != "ok"]
     said += [f"{len(waiting)} planned and not run yet"] if waiting else []

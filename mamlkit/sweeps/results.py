@@ -4,78 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from mamlkit.extras import extra
 from mamlkit.files import replacing
 from mamlkit.study import RefusedError
+from mamlkit.sweeps.sidecar import PLAN as PLAN
+from mamlkit.sweeps.sidecar import Sidecar as Sidecar
+from mamlkit.sweeps.sidecar import read_json, read_sidecar, refuse
 
 with extra("sweeps"):
     import pandas as pd
 
-FORMAT = 1
-PLAN = "sweep.json"
-STATUSES = ("ok", "failed", "dead", "timeout", "incomplete")
 INTEGERS = range(-(2**63), 2**63)  # what a column of integers can hold
 NUMBER = (int, float)
-NOTHING = type(None)
-
-
-@dataclass(frozen=True)
-class Sidecar:
-    """One run: what it was given, what came of it, and where it was computed.
-
-    given       the parameters that the sweep set; parameters: every declared one; tuples are lists
-    claims      {"claim", "holds", "cell"} each; records: {"name", "value", "cell"} each, non-finite floats as strings
-    identity    what its key is made of besides the parameters: notebook, kit and data
-    started     UTC, ISO 8601; seconds: of wall-clock time; peak_bytes: the most memory that its kernel held
-    """
-
-    key: str
-    notebook: str
-    title: str
-    executed: str | None
-    status: str
-    cell: int | None
-    error: str | None
-    given: dict[str, Any]
-    parameters: dict[str, Any]
-    claims: list[dict[str, Any]]
-    records: list[dict[str, Any]]
-    identity: dict[str, Any]
-    provenance: dict[str, Any]
-    started: str
-    seconds: float
-    peak_bytes: int | None
-    attempts: int
-
-    @property
-    def seed(self) -> Any:
-        """The seed that the run had; None where its notebook declares none."""
-        return self.parameters.get("seed")
-
-
-KINDS: dict[str, tuple[type, ...]] = {
-    "key": (str,),
-    "notebook": (str,),
-    "title": (str,),
-    "executed": (str, NOTHING),
-    "status": (str,),
-    "cell": (int, NOTHING),
-    "error": (str, NOTHING),
-    "given": (dict,),
-    "parameters": (dict,),
-    "claims": (list,),
-    "records": (list,),
-    "identity": (dict,),
-    "provenance": (dict,),
-    "started": (str,),
-    "seconds": NUMBER,
-    "peak_bytes": (int, NOTHING),
-    "attempts": (int,),
-}
 
 
 class Plan(NamedTuple):
@@ -113,7 +56,7 @@ def read(folder: Path) -> list[Sidecar]:
     if not paths:
         found = "no finished run" if folder.is_dir() else "no folder"
         raise RefusedError(f"there is {found} at {folder}; give the folder that `python -m mamlkit rerun` wrote into")
-    return sorted((_sidecar(path) for path in paths), key=lambda run: (run.notebook, order(run.given), run.key))
+    return sorted((read_sidecar(path) for path in paths), key=lambda run: (run.notebook, order(run.given), run.key))
 
 
 def plan(folder: Path) -> Plan | None:
@@ -121,15 +64,15 @@ def plan(folder: Path) -> Plan | None:
     path = folder / PLAN
     if not path.is_file():
         return None
-    found = _json(path)
+    found = read_json(path)
     planned = found.get("planned")
     if not (isinstance(found.get("name"), str) and isinstance(planned, list)):
-        _refuse(path, "it has no name or no planned runs")
+        refuse(path, "it has no name or no planned runs")
     for run in planned:
         if not (
             isinstance(run, dict) and {"key", "notebook", "given"} <= run.keys() and isinstance(run["given"], dict)
         ):
-            _refuse(path, f"it plans {run!r:.60}")
+            refuse(path, f"it plans {run!r:.60}")
     return Plan(found["name"], planned)
 
 
@@ -159,48 +102,6 @@ def order(value: Any) -> tuple[Any, ...]:
     if isinstance(value, Mapping):
         return (4, tuple((name, order(value[name])) for name in sorted(value)))
     return (3, tuple(order(item) for item in value))
-
-
-def _sidecar(path: Path) -> Sidecar:
-    found = _json(path)
-    for name, kinds in KINDS.items():
-        if name not in found:
-            _refuse(path, f"it has no {name!r}")
-        if not isinstance(found[name], kinds) or (isinstance(found[name], bool) and bool not in kinds):
-            _refuse(path, f"its {name!r} is {found[name]!r:.60}")
-    if found["status"] not in STATUSES:
-        _refuse(path, f"its status is {found['status']!r:.60}")
-    if path.name != f"{found['notebook']}-{found['key']}.json":
-        _refuse(path, f"inside it is run {found['key']!r:.60} of {found['notebook']!r:.60}")
-    if found["executed"] not in (None, f"{path.stem}.ipynb"):
-        _refuse(path, f"its executed notebook is {found['executed']!r:.60}")
-    for claim in found["claims"]:
-        if not (isinstance(claim, dict) and isinstance(claim.get("claim"), str) and type(claim.get("holds")) is bool):
-            _refuse(path, f"a claim of it is {claim!r:.60}")
-    for record in found["records"]:
-        if not (isinstance(record, dict) and isinstance(record.get("name"), str) and "value" in record):
-            _refuse(path, f"a record of it is {record!r:.60}")
-    return Sidecar(**{field.name: found[field.name] for field in fields(Sidecar)})
-
-
-def _json(path: Path) -> dict[str, Any]:
-    def constant(text: str) -> NoReturn:
-        raise ValueError(f"{text} is not JSON")
-
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=constant)
-    except (OSError, ValueError, RecursionError) as error:
-        _refuse(path, str(error))
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        _refuse(path, f"it does not begin with format {FORMAT}")
-    return found
-
-
-def _refuse(path: Path, why: str) -> NoReturn:
-    what = "plan of a sweep" if path.name == PLAN else "account of a run"
-    raise RefusedError(
-        f"{path} is not a whole {what}: {why}; move it away, or delete it and start the sweep again"
-    ) from None
 
 
 def tables(sidecars: Sequence[Sidecar]) -> Tables:
