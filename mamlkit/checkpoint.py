@@ -19,10 +19,8 @@ import torch
 from torch import Tensor
 
 from mamlkit.files import write
-from mamlkit.inner import Alpha, InnerRule
 from mamlkit.objective import Objective
 from mamlkit.pure import Params
-from mamlkit.tasks import TaskDistribution
 
 _FORMAT = b"mamlkit checkpoint 2\n"
 
@@ -38,32 +36,17 @@ class Run:
     norm uses, the inner rule and the outer gradient. Of step sizes that are learned the shape is compared, as of θ.
     """
 
-    def __init__(
-        self,
-        path: str | Path | None,
-        tasks: TaskDistribution,
-        objective: Objective,
-        alpha: Alpha,
-        beta: float,
-        steps: int,
-        order: int,
-        tasks_per_iteration: int,
-        rule: InnerRule,
-        outer: Any,
-    ) -> None:
+    def __init__(self, path: str | Path | None, objective: Objective, parts: Mapping[str, Any], settings: str) -> None:
         self.path = None if path is None else Path(path)
-        if self.path is None:
-            return
-        check_writable(self.path)
+        if self.path is not None:
+            check_writable(self.path)
         model = objective.model
         self.agreement = {
-            "tasks": described(tasks),
-            "settings": f"alpha={described(alpha)} {beta=} {steps=} {order=} {tasks_per_iteration=}",
+            "settings": settings,
             "layers": f"{model} {'in training' if model.training else 'in evaluation'} mode",
             "loss function": described(objective.loss),
             "batch norm mode": objective.batch_norm,
-            "inner rule": described(rule),
-            "outer gradient": described(outer),
+            **{name: described(part) for name, part in parts.items()},
         }
 
     def save(self, theta: Params, learned: Params, optimizer: torch.optim.Optimizer, done: int, seconds: float) -> None:

@@ -94,22 +94,8 @@ def by_step(alpha: Mapping[str, Any], shapes: Mapping[str, torch.Size], steps: i
     return {name for name, found in fits.items() if (found[0] if len(found) == 1 else True in sure)}
 
 
-def training(
-    alpha: Any,
-    beta: float,
-    iterations: int,
-    tasks_per_iteration: int,
-    checkpoint_every: int,
-    examine_every: int | None,
-    examine_tasks: int,
-) -> None:
+def training(alpha: Any, beta: float, **counts: int) -> None:
     """Refuse an outer loop that makes no sense."""
-    counts = {
-        "tasks_per_iteration": tasks_per_iteration,
-        "checkpoint_every": checkpoint_every,
-        "iterations": iterations,
-    }
-    counts |= {"examine_tasks": examine_tasks} | ({} if examine_every is None else {"examine_every": examine_every})
     for name, count in counts.items():
         if count < (least := int(name != "iterations")):
             raise ValueError(f"{name} is {count}; it must be {least} or more")

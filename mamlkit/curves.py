@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from mamlkit.inner import InnerRule, StepSizes, prepared, unroll
+from mamlkit.inner import InnerLoop, prepared, unroll
 from mamlkit.objective import Objective
 from mamlkit.pure import Params, uses_batch_statistics
 from mamlkit.statistics import half_width
@@ -51,23 +51,22 @@ def follow(
     objective: Objective,
     theta: Params,
     tasks: TaskBatch,
-    alphas: Sequence[StepSizes],
-    rule: InnerRule,
-    *,
+    inner: InnerLoop,
     route: str,
     parts: Sequence[str] = ("query",),
 ) -> dict[str, Curve]:
     """Adapt θ to each task, and examine it on `parts` of the task's data before the first step and after each.
 
+    parts  names among "support" and "query"
     route  as in `meta_gradient`: the same inner loop, of which no graph is kept
     """
     stacked = route == "vmap"
     judged: Callable[..., tuple[Tensor, Tensor]] = vmap(objective.judged) if stacked else objective.judged
-    rule = prepared(rule, stacked=stacked)
+    inner = prepared(inner, stacked=stacked)
 
     def examined(theta: Params, tasks: TaskBatch) -> list[tuple[Tensor, Tensor]]:
         """Loss and prediction of each part, θ after θ."""
-        path = unroll(lambda theta: judged(theta, *tasks.support)[0], theta, alphas, 1, rule)
+        path = unroll(lambda theta: judged(theta, *tasks.support)[0], theta, inner)
         return [judged(theta, *getattr(tasks, part), tasks.support.x) for theta in path for part in parts]
 
     theta = {name: weight.detach() for name, weight in theta.items()}

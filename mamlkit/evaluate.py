@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from mamlkit import checks
 from mamlkit.curves import Curve, follow, joined
-from mamlkit.inner import GRADIENT_DESCENT, Alpha, InnerRule, step_sizes
+from mamlkit.inner import GRADIENT_DESCENT, Alpha, InnerLoop, InnerRule, step_sizes
 from mamlkit.meta import ROUTES
 from mamlkit.objective import Objective
 from mamlkit.pure import Params
@@ -50,12 +50,13 @@ def evaluate(
     checks.route(route, ROUTES)
     if size < 2:
         raise ValueError(f"size is {size}; an interval over tasks needs 2 or more")
-    alphas, place = step_sizes(alpha, theta, steps), next(iter(theta.values())).device
+    inner = InnerLoop(step_sizes(alpha, theta, steps), 1, rule)
+    place = next(iter(theta.values())).device
     curves = []
     for first in range(start, start + size, chunk):
         batch = tasks.batch(first, min(chunk, start + size - first), split).to(place)
         checks.tasks(batch)
-        curves.append(follow(objective, theta, batch, alphas, rule, route=route)["query"])
+        curves.append(follow(objective, theta, batch, inner, route, ("query",))["query"])
     return joined(curves)
 
 

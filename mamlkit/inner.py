@@ -40,6 +40,14 @@ def _descend(theta: Params, gradient: Params, alpha: StepSizes, state: Any) -> t
 GRADIENT_DESCENT = InnerRule(init=lambda theta: (), step=_descend)
 
 
+class InnerLoop(NamedTuple):
+    """An inner loop: the step sizes of each of its steps, the order of its derivative, and its rule."""
+
+    alphas: Sequence[StepSizes]
+    order: int
+    rule: InnerRule = GRADIENT_DESCENT
+
+
 def adapt(
     objective: Objective,
     theta: Params,
@@ -68,24 +76,21 @@ def adapt(
     """
     checks.settings(objective, theta, alpha, steps, order)
     checks.examples(support, "support")
-    alphas, rule = step_sizes(alpha, theta, steps), prepared(rule, stacked=False)
-    *_, theta_prime = unroll(lambda theta: objective(theta, *support), theta, alphas, order, rule)
+    inner = prepared(InnerLoop(step_sizes(alpha, theta, steps), order, rule), stacked=False)
+    *_, theta_prime = unroll(lambda theta: objective(theta, *support), theta, inner)
     return theta_prime
 
 
-def unroll(
-    loss: Callable[[Params], Tensor], theta: Params, alphas: Sequence[StepSizes], order: int, rule: InnerRule
-) -> Iterator[Params]:
+def unroll(loss: Callable[[Params], Tensor], theta: Params, inner: InnerLoop) -> Iterator[Params]:
     """θ, and what it is after each inner step: of one task, or of all at once.
 
-    loss    θ → its loss on the support: a scalar for one task, [tasks] for all, where each θ is [tasks, ...]. The
-            tasks do not share their θ, so the gradient of the losses' sum holds each task's own
-    alphas  the step sizes of each step
+    loss  θ → its loss on the support: a scalar for one task, [tasks] for all, where each θ is [tasks, ...]. The tasks
+          do not share their θ, so the gradient of the losses' sum holds each task's own
     """
-    state = rule.init(theta)
+    state = inner.rule.init(theta)
     yield theta
-    for alpha in alphas:
-        theta, state = rule.step(theta, _gradient(loss, theta, order), alpha, state)
+    for alpha in inner.alphas:
+        theta, state = inner.rule.step(theta, _gradient(loss, theta, inner.order), alpha, state)
         yield theta
 
 
@@ -111,10 +116,11 @@ def step_sizes(alpha: Alpha, theta: Params, steps: int) -> list[StepSizes]:
     ]
 
 
-def prepared(rule: InnerRule, *, stacked: bool) -> InnerRule:
-    """A rule as `unroll` takes it: over all tasks where they are stacked, and checked for what it returns."""
+def prepared(inner: InnerLoop, *, stacked: bool) -> InnerLoop:
+    """An inner loop as `unroll` takes it: its rule over all tasks where these are stacked, its returns checked."""
+    rule = inner.rule
     if rule is GRADIENT_DESCENT:
-        return rule  # element by element, so that a dimension of tasks makes no difference
+        return inner  # element by element, so that a dimension of tasks makes no difference
     step = vmap(rule.step, in_dims=(0, 0, None, 0)) if stacked else rule.step
 
     def init(theta: Params) -> Any:
@@ -126,4 +132,4 @@ def prepared(rule: InnerRule, *, stacked: bool) -> InnerRule:
     def checked(theta: Params, gradient: Params, alpha: StepSizes, state: Any) -> tuple[Params, Any]:
         return checks.moved(step(theta, gradient, alpha, state), theta, state)
 
-    return InnerRule(init, checked)
+    return inner._replace(rule=InnerRule(init, checked))

@@ -5,16 +5,16 @@ A route is a way to compute it, never another quantity: each is one function of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
 from mamlkit import checks
-from mamlkit.inner import GRADIENT_DESCENT, Alpha, InnerRule, StepSizes, prepared, step_sizes, unroll
+from mamlkit.inner import GRADIENT_DESCENT, Alpha, InnerLoop, InnerRule, prepared, step_sizes, unroll
 from mamlkit.objective import Objective
 from mamlkit.pure import Params
 from mamlkit.tasks import Batch, TaskBatch
@@ -35,21 +35,8 @@ class MetaGradient(NamedTuple):
     grad_alpha: Params = {}  # noqa: RUF012  # never written
 
 
-class OuterGradient(Protocol):
-    """What `train` descends along: `meta_gradient`, or another function of its arguments, such as Reptile's."""
-
-    def __call__(
-        self,
-        objective: Objective,
-        theta: Params,
-        batch: TaskBatch,
-        *,
-        alpha: Alpha,
-        steps: int,
-        order: int,
-        route: str,
-        rule: InnerRule,
-    ) -> MetaGradient: ...
+# What `train` descends along: `meta_gradient`, or another function of its arguments, such as Reptile's.
+OuterGradient = Callable[..., MetaGradient]
 
 
 def meta_gradient(
@@ -91,24 +78,16 @@ def unchecked(
 ) -> MetaGradient:
     """`meta_gradient` without its checks, which `train` makes once."""
     theta = {name: weight.detach().requires_grad_() for name, weight in theta.items()}
-    alphas = step_sizes(alpha, theta, steps)
+    inner = InnerLoop(step_sizes(alpha, theta, steps), order, rule)
     with torch.enable_grad():
-        return ROUTES[route](objective, theta, batch, alphas, order, rule, checks.learned(alpha))
+        return ROUTES[route](objective, theta, batch, inner, checks.learned(alpha))
 
 
-def loop(
-    objective: Objective,
-    theta: Params,
-    batch: TaskBatch,
-    alphas: Sequence[StepSizes],
-    order: int,
-    rule: InnerRule,
-    learned: Params,
-) -> MetaGradient:
+def loop(objective: Objective, theta: Params, batch: TaskBatch, inner: InnerLoop, learned: Params) -> MetaGradient:
     """One task at a time: ∇F is the mean of the tasks' gradients."""
-    rule, after, before, gradients = prepared(rule, stacked=False), [], [], []
+    inner, after, before, gradients = prepared(inner, stacked=False), [], [], []
     for support, query in map(batch.task, range(batch.size)):
-        *_, theta_prime = unroll(partial(_on, objective, support), theta, alphas, order, rule)
+        *_, theta_prime = unroll(partial(_on, objective, support), theta, inner)
         loss = objective(theta_prime, *query, support.x)
         gradients.append(_gradients(loss, theta, learned))
         after.append(loss.detach())
@@ -121,15 +100,7 @@ def loop(
     return MetaGradient(torch.stack(after), grad, torch.stack(before), grad_alpha)
 
 
-def vmapped(
-    objective: Objective,
-    theta: Params,
-    batch: TaskBatch,
-    alphas: Sequence[StepSizes],
-    order: int,
-    rule: InnerRule,
-    learned: Params,
-) -> MetaGradient:
+def vmapped(objective: Objective, theta: Params, batch: TaskBatch, inner: InnerLoop, learned: Params) -> MetaGradient:
     """All tasks at once: ∇F is the gradient of the tasks' mean loss.
 
     Only the forward pass is mapped. Derivatives are taken outside, so that none goes through a batching rule, of which
@@ -139,7 +110,7 @@ def vmapped(
     # Methods have a name, which vmap asks for; the object itself would be named by printing its whole model.
     each, shared = vmap(objective.__call__), vmap(objective.__call__, in_dims=(None, 0, 0, 0))
     start = {name: weight.expand(batch.size, *weight.shape) for name, weight in theta.items()}
-    *_, theta_prime = unroll(partial(_on, each, support), start, alphas, order, prepared(rule, stacked=True))
+    *_, theta_prime = unroll(partial(_on, each, support), start, prepared(inner, stacked=True))
     loss = each(theta_prime, *query, support.x)
     grad, grad_alpha = _gradients(loss.mean(), theta, learned)
     with torch.no_grad():

@@ -13,9 +13,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mamlkit import checks
-from mamlkit.checkpoint import Run
+from mamlkit.checkpoint import Run, described
 from mamlkit.curves import Curve, follow
-from mamlkit.inner import GRADIENT_DESCENT, Alpha, InnerRule, step_sizes
+from mamlkit.inner import GRADIENT_DESCENT, Alpha, InnerLoop, InnerRule, step_sizes
 from mamlkit.meta import ROUTES, MetaGradient, OuterGradient, unchecked
 from mamlkit.objective import Objective
 from mamlkit.tasks import TaskDistribution
@@ -82,18 +82,21 @@ def train(
     """
     theta, learned = objective.parameters(), checks.learned(alpha)
     checks.settings(objective, theta, alpha, steps, order)
-    checks.training(alpha, beta, iterations, tasks_per_iteration, checkpoint_every, examine_every, examine_tasks)
+    counts = {"tasks_per_iteration": tasks_per_iteration, "checkpoint_every": checkpoint_every}
+    counts |= {"iterations": iterations, "examine_tasks": examine_tasks, "examine_every": examine_every or 1}
+    checks.training(alpha, beta, **counts)
     checks.route(route, ROUTES)
     trained = [*theta.values(), *learned.values()]
     place = trained[0].device
     optimizer = torch.optim.Adam(trained, lr=beta, fused=all(_is_fusible(weight) for weight in trained))
-    run = Run(checkpoint, tasks, objective, alpha, beta, steps, order, tasks_per_iteration, rule, outer)
+    settings = f"alpha={described(alpha)} {beta=} {steps=} {order=} {tasks_per_iteration=}"
+    run = Run(checkpoint, objective, {"tasks": tasks, "inner rule": rule, "outer gradient": outer}, settings)
     first, past = run.resume(theta, learned, optimizer)
     began = time.perf_counter() - past
 
     def examined(split: str, start: int, size: int) -> Mapping[str, Curve]:
-        batch, alphas = tasks.batch(start, size, split).to(place), step_sizes(alpha, theta, steps)
-        return follow(objective, theta, batch, alphas, rule, route=route, parts=("support", "query"))
+        inner = InnerLoop(step_sizes(alpha, theta, steps), 1, rule)
+        return follow(objective, theta, tasks.batch(start, size, split).to(place), inner, route, ("support", "query"))
 
     with tqdm(
         total=iterations, initial=first, desc="meta-training", delay=2, mininterval=1, disable=not progress

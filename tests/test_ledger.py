@@ -114,7 +114,9 @@ def test_a_record_keeps_every_digit_and_shows_four(displayed: list[Any], value: 
     assert json.loads(json.dumps(data, allow_nan=False)) == data, "JSON holds it, without NaN and infinity"
 
 
-@pytest.mark.parametrize("value", [{1, 2}, object(), [1j], {"a": drawing}, b"x"], ids=str)
+@pytest.mark.parametrize(
+    "value", [{1, 2}, object(), [1j], {"a": drawing}, b"x"], ids=["set", "object", "complex", "function", "bytes"]
+)
 def test_a_record_that_json_cannot_hold_is_refused(displayed: list[Any], value: Any) -> None:
     with pytest.raises(TypeError, match=r"record 'x' holds a \w+; use numbers, strings, or lists and dicts of them"):
         mk.record("x", value)

@@ -9,7 +9,7 @@ import importlib
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import pytest
@@ -191,13 +191,11 @@ def norms_have_the_right_gradient_under_vmap() -> None:
 def descent(step: Callable[[Loss, Params, Params, inner.StepSizes, int, int, int], Params]) -> Plant:
     """A bug inside the inner loop: `step(loss, θ, start, α, order, i, steps)` replaces one step."""
 
-    def wrong(
-        loss: Loss, theta: Params, alphas: Sequence[inner.StepSizes], order: int, rule: mk.InnerRule
-    ) -> Iterator[Params]:
+    def wrong(loss: Loss, theta: Params, loop: inner.InnerLoop) -> Iterator[Params]:
         start = theta
         yield theta
-        for i, alpha in enumerate(alphas):
-            theta = step(loss, theta, start, alpha, order, i, len(alphas))
+        for i, alpha in enumerate(loop.alphas):
+            theta = step(loss, theta, start, alpha, loop.order, i, len(loop.alphas))
             yield theta
 
     def plant(patch: pytest.MonkeyPatch) -> None:
@@ -209,7 +207,7 @@ def descent(step: Callable[[Loss, Params, Params, inner.StepSizes, int, int, int
 
 def one_step(loss: Loss, theta: Params, alpha: inner.StepSizes, order: int) -> Params:
     """The right step."""
-    return list(unroll(loss, theta, [alpha], order, inner.GRADIENT_DESCENT))[-1]
+    return list(unroll(loss, theta, inner.InnerLoop([alpha], order)))[-1]
 
 
 def rewritten(module: str, function: str, *changes: tuple[str, str]) -> Plant:
@@ -271,12 +269,10 @@ def _even_odd_split(self: mk.Sinusoids, start: int, size: int, split: str = "tra
 
 
 def _one_step_only(patch: pytest.MonkeyPatch) -> None:
-    def once(
-        loss: Loss, theta: Params, alphas: Sequence[inner.StepSizes], order: int, rule: mk.InnerRule
-    ) -> Iterator[Params]:
-        path = list(unroll(loss, theta, alphas[:1], order, rule))
+    def once(loss: Loss, theta: Params, loop: inner.InnerLoop) -> Iterator[Params]:
+        path = list(unroll(loss, theta, loop._replace(alphas=loop.alphas[:1])))
         yield from path
-        yield from path[-1:] * (len(alphas) - 1)
+        yield from path[-1:] * (len(loop.alphas) - 1)
 
     patch.setattr(curves, "unroll", once)
 
@@ -285,10 +281,10 @@ def _through_the_batching_rules(patch: pytest.MonkeyPatch) -> None:
     """The published recipe: the gradient inside, `vmap` outside, so that derivatives go through its rules for norms."""
 
     def recipe(
-        objective: mk.Objective, theta: Params, batch: mk.TaskBatch, alphas: Sequence[inner.StepSizes], *_: object
+        objective: mk.Objective, theta: Params, batch: mk.TaskBatch, loop: inner.InnerLoop, learned: Params
     ) -> mk.MetaGradient:
         def task_loss(theta: Params, task: mk.TaskBatch) -> Tensor:
-            for alpha in alphas:
+            for alpha in loop.alphas:
                 gradient = grad(objective)(theta, *task.support)
                 theta = {name: weight - alpha[name] * gradient[name] for name, weight in theta.items()}
             return objective(theta, *task.query)
