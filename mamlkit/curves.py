@@ -93,7 +93,7 @@ def joined(curves: Sequence[Curve]) -> Curve:
 def _curve(found: Sequence[tuple[Tensor, Tensor]], y: Tensor, norm: str | None) -> Curve:
     rates = [rate for _, prediction in found if (rate := _accuracy(prediction, y)) is not None]
     loss = torch.stack([loss for loss, _ in found], 1)
-    return Curve(loss, torch.stack(rates, 1).to(loss.dtype) if rates else None, norm)
+    return Curve(loss, torch.stack(rates, 1) if rates else None, norm)
 
 
 def _accuracy(prediction: Tensor, y: Tensor) -> Tensor | None:
@@ -109,7 +109,7 @@ def _accuracy(prediction: Tensor, y: Tensor) -> Tensor | None:
         return None
     counted = y != IGNORED
     right = ((prediction.argmax(2) == y) & counted).flatten(1).sum(1)
-    total = counted.flatten(1).sum(1)
+    total = counted.flatten(1).sum(1).to(prediction.dtype)
     return right / total if total.all() else None
 
 

@@ -262,3 +262,58 @@ def test_a_number_that_cannot_be_worked_out_is_refused(arguments: tuple[float, f
     difference, spread, power = arguments
     with pytest.raises(ValueError, match=words):
         mk.sample_size(difference, spread, power=power)
+
+
+class Sequences:
+    """Labels for each place of a sequence: logits [points, classes, length], y [points, length]."""
+
+    def __init__(self, classes: int, length: int, ignored: int = 0) -> None:
+        self.classes, self.length, self.ignored = classes, length, ignored
+
+    def batch(self, start: int, size: int, split: str = "train") -> mk.TaskBatch:
+        generator = torch.Generator().manual_seed(start)
+        x = torch.randn(size, 6, self.length, generator=generator, dtype=torch.float64)
+        y = torch.randint(self.classes, (size, 6, self.length), generator=generator)
+        y[:, :, : self.ignored] = -100
+        return mk.TaskBatch(mk.Batch(x, y), mk.Batch(x + 0.1, y))
+
+
+@pytest.mark.parametrize(("classes", "length", "ignored"), [(5, 5, 0), (3, 7, 0), (4, 6, 2)])
+@pytest.mark.parametrize("route", ["loop", "vmap"])
+def test_accuracy_is_over_the_dimension_of_classes_and_leaves_ignored_labels_out(
+    classes: int, length: int, ignored: int, route: str
+) -> None:
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = mk.models.mlp(length, classes * length, hidden=(), dtype=torch.float64)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.last(x).view(-1, classes, length)
+            return found
+
+    objective, tasks = mk.Objective(Net(), functional.cross_entropy), Sequences(classes, length, ignored)
+    theta = objective.theta()
+    curve = mk.evaluate(objective, theta, tasks, alpha=0.5, steps=1, split="test", size=2, route=route)
+    assert curve.accuracy is not None
+    for i in range(2):
+        support, query = tasks.batch(0, 2, "test").task(i)
+        for step in (0, 1):
+            adapted = mk.adapt(objective, theta, support, alpha=0.5, steps=step)
+            guess = objective.predict(adapted, query.x).argmax(1)
+            counted = query.y != -100
+            wanted = (guess == query.y)[counted].double().mean().item()
+            assert curve.accuracy[i, step].item() == pytest.approx(wanted, abs=1e-12)
+
+
+def test_there_is_no_accuracy_where_every_label_of_a_task_is_ignored() -> None:
+    model = mk.models.mlp(1, 2, hidden=(), dtype=torch.float64)
+
+    class Ignored(Classes):
+        def batch(self, start: int, size: int, split: str = "train") -> mk.TaskBatch:
+            support, query = super().batch(start, size, split)
+            return mk.TaskBatch(support, mk.Batch(query.x, torch.full_like(query.y, -100)))
+
+    objective = mk.Objective(model, functional.cross_entropy)
+    curve = mk.evaluate(objective, objective.theta(), Ignored(), alpha=0.1, steps=1, split="test", size=2)
+    assert curve.accuracy is None

@@ -248,3 +248,28 @@ def test_bad_settings_are_refused(bad: dict[str, object], words: str) -> None:
     settings = {"iterations": 3} | bad
     with pytest.raises(ValueError, match=words):
         list(training(objective(), **settings))  # type: ignore[arg-type]
+
+
+def test_records_carry_the_curves_of_support_and_query_where_they_are_asked_for() -> None:
+    target = objective()
+    theta = target.theta()
+    records = list(training(target, 5, steps=2, examine_every=3, examine_tasks=4))
+    assert [bool(record.training) for record in records] == [True, False, False, True, False]
+    first = records[0]
+    assert first.training["query"].mean()[0].item() == pytest.approx(first.loss_before, abs=1e-12)
+    assert first.training["query"].mean()[-1].item() == pytest.approx(first.loss_after, abs=1e-12)
+    for curves, split, size in ((first.training, "train", 3), (first.validation, "validation", 4)):
+        for i in range(size):
+            support, query = TASKS.batch(i, 1, split).task(0)
+            for steps in (0, 1, 2):
+                adapted = mk.adapt(target, theta, support, alpha=0.01, steps=steps)
+                for part, data in (("support", support), ("query", query)):
+                    found = curves[part].loss[i, steps].item()
+                    assert found == pytest.approx(mse(target.predict(adapted, data.x), data.y).item(), abs=1e-12)
+
+
+def test_training_examined_or_not_ends_with_the_same_bits() -> None:
+    plain, examined = objective(), objective()
+    list(training(plain, 4))
+    list(training(examined, 4, examine_every=1))
+    assert torch.equal(flat(plain.theta()), flat(examined.theta()))
