@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 from books import write
-from papermill.iorw import papermill_io
+from fsspec.implementations.memory import MemoryFileSystem
 
 from mamlkit.__main__ import main
 from mamlkit.ledger import CLAIM, RECORD
@@ -30,7 +30,7 @@ from mamlkit.sweeps.board import Board, duration
 from mamlkit.sweeps.job import Job, UnequalError, jobs, one_gpu, perform
 from mamlkit.sweeps.results import read, tables
 from mamlkit.sweeps.spec import load
-from mamlkit.sweeps.store import Folder, Remote, keep
+from mamlkit.sweeps.store import Store
 
 DISPLAY = "from IPython.display import display\n"
 GOOD = (
@@ -230,7 +230,7 @@ def test_a_sidecar_that_was_cut_off_counts_as_none(tmp_path: Path, good: Path) -
     texts = ['{"format": 1, "ke', "[]", json.dumps({"format": 1, "key": "of another"})]
     for found, text in zip(planned, texts, strict=True):
         (tmp_path / f"{found.name}.json").write_text(text)
-    assert driver._kept(planned, Folder(tmp_path)) == {}
+    assert driver._kept(planned, Store(str(tmp_path))) == {}
 
 
 # ---- one job
@@ -309,16 +309,16 @@ def test_a_full_disk_leaves_nothing_half_written_and_says_so(
     (found,) = one(tmp_path, f"runs: [{{notebooks: {good.name}}}]")
     before = {path.name for path in tmp_path.iterdir()}
     pauses: list[float] = []
-    original = Path.write_text
+    original = Path.write_bytes
 
-    def full(self: Path, text: str, *arguments: Any, **settings: Any) -> int:
-        original(self, text[: len(text) // 2], *arguments, **settings)
+    def full(self: Path, content: bytes) -> int:
+        original(self, content[: len(content) // 2])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     monkeypatch.setattr("time.sleep", pauses.append)
     with pytest.raises(OSError, match="No space left") as error:
-        keep(Folder(tmp_path), f"{found.name}.json", "{}" * 100)
+        Store(str(tmp_path)).write(f"{found.name}.json", "{}" * 100)
     assert pauses == [1.0, 5.0], "a fault that passes is waited for"
     assert {path.name for path in tmp_path.iterdir()} == before
     assert isinstance(error.value, OSError)
@@ -327,70 +327,52 @@ def test_a_full_disk_leaves_nothing_half_written_and_says_so(
 
 
 def test_a_write_that_fails_for_a_moment_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tries = itertools.count()
+    tries, replace = itertools.count(), os.replace
 
-    class Shaky(Folder):
-        def write(self, name: str, text: str) -> None:
-            if next(tries) < 2:
-                raise OSError(errno.EIO, "not now")
-            super().write(name, text)
+    def shaky(source: Path, target: Path) -> None:
+        if next(tries) < 2:
+            raise OSError(errno.EIO, "not now")
+        replace(source, target)
 
+    monkeypatch.setattr("mamlkit.files.os.replace", shaky)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    keep(Shaky(tmp_path), "a.json", "{}")
+    Store(str(tmp_path)).write("a.json", "{}")
     assert (tmp_path / "a.json").read_text() == "{}"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 # ---- a store that is not a folder
 
 
-class Shelf:
-    """Something that papermill can read and write, as a bucket is."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, str] = {}
-
-    def read(self, path: str) -> str:
-        return self.files[path]
-
-    def write(self, text: str, path: str) -> None:
-        self.files[path] = text
-
-    def listdir(self, path: str) -> list[str]:
-        return [name for name in self.files if name.startswith(path)]
-
-    def pretty_path(self, path: str) -> str:
-        return path
-
-
-@pytest.fixture
-def shelf() -> Iterator[Shelf]:
-    found, handlers = Shelf(), list(papermill_io._handlers)
-    papermill_io.register("shelf://", found)
-    yield found
-    papermill_io._handlers[:] = handlers
-
-
-def test_results_go_to_any_store_that_papermill_knows(tmp_path: Path, good: Path, shelf: Shelf) -> None:
+def test_results_go_to_any_store_that_fsspec_knows(tmp_path: Path, good: Path) -> None:
     path = plan(tmp_path, f"runs: [{{notebooks: {good.name}, seeds: 0-1}}]")
-    planned = jobs(load(path).runs, "shelf://a/b", 60, 1)
-    place = Remote("shelf://a/b/")
-    with place.alone():
-        assert driver._kept(planned, place) == {}
+    planned = jobs(load(path).runs, "memory://a/b", 60, 1)
+    store = Store("memory://a/b/")
+    with store.lock():
+        assert driver._kept(planned, store) == {}
         perform(planned[0])
-    assert {name.rpartition("/")[0] for name in shelf.files} == {"shelf://a/b"}
-    assert set(driver._kept(planned, place)) == {planned[0].key}, "and are found there again"
+    assert store.names() == {f"{planned[0].name}.json", f"{planned[0].name}.ipynb"}
+    assert set(driver._kept(planned, store)) == {planned[0].key}, "and are found there again"
 
 
 def test_a_store_that_is_not_there_is_refused(
-    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(path: str) -> list[str]:
+    def broken(self: MemoryFileSystem, path: str, **_: object) -> list[str]:
         raise ValueError("no such bucket")
 
-    monkeypatch.setattr(shelf, "listdir", broken)
+    monkeypatch.setattr(MemoryFileSystem, "ls", broken)
     path = plan(tmp_path, f"runs: [{{notebooks: {good.name}}}]")
-    assert main(["rerun", str(path), "--out", "shelf://gone"]) == 2
-    assert "shelf://gone cannot be listed: [Errno 5] ValueError: no such bucket" in capsys.readouterr().err
+    assert main(["rerun", str(path), "--out", "memory://gone"]) == 2
+    assert "memory://gone cannot be listed: [Errno 5] ValueError: no such bucket" in capsys.readouterr().err
+
+
+def test_an_address_that_nothing_can_reach_is_refused(
+    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = plan(tmp_path, f"runs: [{{notebooks: {good.name}}}]")
+    assert main(["rerun", str(path), "--out", "nowhere://gone"]) == 2
+    assert "nowhere://gone cannot be reached" in capsys.readouterr().err
 
 
 # ---- whole sweeps

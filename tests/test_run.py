@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import papermill
 import pytest
 from books import write
 from nbformat.v4 import new_code_cell, new_notebook, new_output
@@ -436,3 +437,18 @@ def test_characters_that_cannot_be_written_do_not_end_a_run(tmp_path: Path) -> N
     done = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "cp1252"}, capture_output=True, check=False)
     assert done.returncode == 1
     assert b"ValueError: ?" in done.stdout
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:papermill")
+def test_papermill_runs_the_same_notebook_with_the_same_parameters(tmp_path: Path) -> None:
+    path = write(tmp_path, "plain", ("alpha: float = 0.1", "import mamlkit as mk", 'mk.record("alpha", alpha)'))
+    papermill.execute_notebook(
+        str(path), str(tmp_path / "out.ipynb"), parameters={"alpha": 0.5}, kernel_name="python3", progress_bar=False
+    )
+    by_papermill = notebooks.load(tmp_path / "out.ipynb")
+    _, ours = execute(path, {"alpha": 0.5}, timeout=60)
+    shown = [[value for _, value in notebooks.displayed(book, RECORD)] for book in (by_papermill, ours)]
+    assert shown == [[{"name": "alpha", "value": 0.5}]] * 2
+    result, again = execute(tmp_path / "out.ipynb", {}, timeout=60)
+    assert result.records[0]["value"] == result.parameters["alpha"] == 0.1, "what papermill injected is not kept"
+    assert not any("injected-parameters" in cell.metadata.get("tags", []) for cell in again.cells)

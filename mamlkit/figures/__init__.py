@@ -1,11 +1,14 @@
 """The figures of the notebooks, a module for each; what several share is in `charts`, the look of all in `theme`."""
 
+from importlib.util import find_spec
+
 import lazy_loader
 
 from mamlkit.extras import extra
 
-with extra("figures"):
-    import seaborn  # noqa: F401  # every module here needs it; the modules themselves load when they are touched
+with extra("figures"):  # said at once; the modules themselves load when one of their figures is touched
+    if find_spec("seaborn") is None:
+        raise ModuleNotFoundError(name="seaborn")
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,

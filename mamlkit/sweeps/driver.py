@@ -25,7 +25,7 @@ from mamlkit.study.notebooks import RefusedError
 from mamlkit.sweeps.board import Board, describe, duration
 from mamlkit.sweeps.job import FORMAT, Job, UnequalError, jobs, lost, perform
 from mamlkit.sweeps.spec import Sweep, load
-from mamlkit.sweeps.store import Folder, Remote, keep, store
+from mamlkit.sweeps.store import Store
 
 PLAN = "sweep.json"
 TOPIC = "mamlkit-cells"
@@ -60,18 +60,18 @@ def rerun(
         raise RefusedError(f"there are {workers} workers of {threads} threads; each must be 1 or more")
     sweep = load(path)
     where = where or str(Path("runs") / sweep.name)
-    place = store(where)
-    planned = jobs(sweep.runs, where if isinstance(place, Remote) else str(Path(where).resolve()), sweep.limit, threads)
+    store = Store(where)
+    planned = jobs(sweep.runs, store.where, sweep.limit, threads)
     count = workers or max(1, (os.cpu_count() or 1) // threads)
     if dry_run:
-        kept = _kept(planned, place)
+        kept = _kept(planned, store)
         todo = _todo(planned, kept, force, only)
         print(_plan(sweep, planned, todo, _guesses(list(kept.values())), where, None if scheduler else count))
         return 0
-    with place.alone():
-        kept = _kept(planned, place)
+    with store.lock():
+        kept = _kept(planned, store)
         todo = _todo(planned, kept, force, only)
-        _write_plan(place, sweep, planned)
+        _write_plan(store, sweep, planned)
         for job in todo:
             kept.pop(job.key, None)
         board = Board([job.path.stem for job in planned], list(kept.values()), _guesses(list(kept.values())), count)
@@ -87,18 +87,15 @@ def rerun(
     return bad
 
 
-def _kept(planned: Sequence[Job], place: Folder | Remote) -> dict[str, dict[str, Any]]:
+def _kept(planned: Sequence[Job], store: Store) -> dict[str, dict[str, Any]]:
     """The sidecars of the jobs that are finished, by key. One that cannot be read counts as none."""
-    try:
-        names = place.names()
-    except OSError:
-        return {}  # nothing is there yet; a place that fails will say so when it is written to
+    names = store.names()
     found = {}
     for job in planned:
         if f"{job.name}.json" not in names:
             continue
         try:
-            sidecar = json.loads(place.read(f"{job.name}.json"))
+            sidecar = json.loads(store.read(f"{job.name}.json"))
             if sidecar["format"] == FORMAT and sidecar["key"] == job.key:
                 found[job.key] = sidecar
         except (OSError, ValueError, KeyError, TypeError):
@@ -112,10 +109,10 @@ def _todo(planned: Sequence[Job], kept: Mapping[str, Mapping[str, Any]], force: 
     return [job for job in planned if force or job.key not in kept]
 
 
-def _write_plan(place: Folder | Remote, sweep: Sweep, planned: Sequence[Job]) -> None:
+def _write_plan(store: Store, sweep: Sweep, planned: Sequence[Job]) -> None:
     listed = [{"key": job.key, "notebook": job.path.stem, "given": dict(job.given)} for job in planned]
     try:
-        keep(place, PLAN, json.dumps({"format": FORMAT, "name": sweep.name, "planned": listed}, ensure_ascii=False))
+        store.write(PLAN, json.dumps({"format": FORMAT, "name": sweep.name, "planned": listed}, ensure_ascii=False))
     except OSError as error:
         raise RefusedError(f"the plan cannot be written: {error}; make room, or choose another --out") from error
 

@@ -24,7 +24,7 @@ from mamlkit.sweeps import key
 from mamlkit.sweeps.sidecar import FORMAT as FORMAT
 from mamlkit.sweeps.sidecar import Sidecar
 from mamlkit.sweeps.spec import Run
-from mamlkit.sweeps.store import keep, store
+from mamlkit.sweeps.store import Store
 
 POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 ATTEMPTS = 2  # a kernel that died of something outside it deserves another; one that dies twice is the notebook's doing
@@ -132,10 +132,10 @@ def _write(
         provenance=provenance,
         attempts=attempts,
     )
-    place = store(job.where)
+    store = Store(job.where)
     if executed is not None:
-        keep(place, f"{job.name}.ipynb", notebooks.dumps(executed))
-    keep(place, f"{job.name}.json", sidecar.dumps())
+        store.write(f"{job.name}.ipynb", notebooks.dumps(executed))
+    store.write(f"{job.name}.json", sidecar.dumps())
     return asdict(sidecar)
 
 
