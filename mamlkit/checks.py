@@ -110,9 +110,13 @@ def training(alpha: Any, beta: float, **counts: int) -> None:
 
 
 def learned(alpha: Any) -> Params:
-    """The step sizes that the outer loop learns: the tensors in `alpha` that require a gradient."""
-    sizes = alpha.items() if isinstance(alpha, Mapping) else ()
-    return {name: size for name, size in sizes if isinstance(size, Tensor) and size.requires_grad}
+    """The step sizes that the outer loop learns: the tensors in `alpha` that require a gradient, each once, by name."""
+    found: Params = {}
+    for name, size in alpha.items() if isinstance(alpha, Mapping) else ():
+        is_new = all(size is not other for other in found.values())  # one tensor may serve many parameters
+        if isinstance(size, Tensor) and size.requires_grad and is_new:
+            found[name] = size
+    return found
 
 
 def examples(part: Batch, name: str, dims: int = 1) -> None:

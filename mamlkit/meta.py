@@ -26,7 +26,8 @@ class MetaGradient(NamedTuple):
     loss         [tasks]: L(θ'ᵢ; D'ᵢ), each task's query loss after adaptation
     grad         ∇F(θ), the gradient of the mean of `loss`, shaped like θ
     loss_before  [tasks]: L(θ; D'ᵢ), the same loss before adaptation
-    grad_alpha   the gradient of the same mean by each step size that is learned, shaped like it
+    grad_alpha   the gradient of the same mean by each step size that is learned, shaped like it; a tensor that serves
+                 several parameters stands under the first of their names
     """
 
     loss: Tensor

@@ -114,7 +114,7 @@ def train(
             if not (math.isfinite(after) and math.isfinite(norm)):
                 raise FloatingPointError(
                     f"iteration {iteration}: the meta-loss is {after} and the meta-gradient's norm {norm}; "
-                    f"θ is left as it was before. Lower alpha (now {alpha}) or beta (now {beta})"
+                    f"θ is left as it was before. Lower alpha (now {described(alpha)}) or beta (now {beta})"
                 )
             due = examine_every is not None and iteration % examine_every == 0
             training = examined("train", start, tasks_per_iteration) if due else {}

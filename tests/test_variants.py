@@ -356,6 +356,25 @@ def test_step_sizes_that_fit_nothing_are_refused(alpha: Any, words: str) -> None
             call()
 
 
+@pytest.mark.parametrize("route", ["loop", "vmap"])
+def test_one_learned_step_size_for_all_parameters_is_one(route: str) -> None:
+    objective, batch = problem(), TASKS.batch(0, 3)
+    theta, shared = objective.theta(), torch.tensor(0.05, dtype=torch.float64, requires_grad=True)
+    alpha = dict.fromkeys(theta, shared)
+    found = mk.meta_gradient(objective, theta, batch, alpha=alpha, steps=STEPS, route=route).grad_alpha
+    ends = [by_hand(objective, batch, 0.05 + h, None)(theta) for h in (1e-5, -1e-5)]
+    assert len(found) == 1
+    assert next(iter(found.values())).item() == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6)
+    records = mk.train(
+        objective, TASKS, alpha=alpha, beta=0.01, steps=STEPS, iterations=1, tasks_per_iteration=3, progress=False
+    )
+    (record,) = records
+    wanted = torch.cat([flat(mk.meta_gradient(problem(), theta, batch, alpha=0.05, steps=STEPS).grad)])
+    by_alpha = next(iter(found.values()))
+    assert record.grad_norm == pytest.approx(torch.cat([wanted, by_alpha[None]]).norm().item(), rel=1e-9)
+    assert abs(abs(shared.item() - 0.05) - 0.01) < 1e-6, "Adam's first step is β long, once"
+
+
 def test_a_step_size_that_may_be_read_in_two_ways_is_read_as_the_others_are_or_refused() -> None:
     objective, batch = problem(), TASKS.batch(0, 2)
     theta = objective.theta()
