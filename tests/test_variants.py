@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,22 +107,24 @@ proximal = mk.InnerRule(
 def implicit(
     objective: mk.Objective, theta: Params, batch: mk.TaskBatch, *, alpha: Any, steps: int, rule: mk.InnerRule, **_: Any
 ) -> mk.MetaGradient:
-    fixed: Params = {name: weight.detach() for name, weight in theta.items()}
-    found, losses, before = [], [], []
+    def loss(v: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return objective(like(v, theta), x, y)
+
+    solved, after, before = [], [], []
     for support, query in map(batch.task, range(batch.size)):
-        phi = mk.adapt(objective, fixed, support, alpha=alpha, steps=steps, order=1, rule=rule)
-        phi = {name: p.detach().requires_grad_() for name, p in phi.items()}
-        at, loss = list(phi.values()), objective(phi, *query)
-        slope = torch.cat([g.flatten() for g in torch.autograd.grad(objective(phi, *support), at, create_graph=True)])
-        rows = [torch.autograd.grad(s, at, retain_graph=True, materialize_grads=True) for s in slope]
-        H = torch.stack([torch.cat([h.flatten() for h in row]) for row in rows])
-        right = torch.cat([g.flatten() for g in torch.autograd.grad(loss, at)])
-        found.append(torch.linalg.solve(torch.eye(len(H), dtype=H.dtype) + H / LAMBDA, right))
-        losses.append(loss.detach())
-        before.append(objective(fixed, *query).detach())
-    parts = torch.stack(found).mean(0).split([weight.numel() for weight in at])
-    grad = {name: part.view_as(theta[name]) for name, part in zip(theta, parts, strict=True)}
-    return mk.MetaGradient(torch.stack(losses), grad, torch.stack(before))
+        phi = flat(mk.adapt(objective, theta, support, alpha=alpha, steps=steps, order=1, rule=rule)).detach()
+        H = torch.autograd.functional.hessian(partial(loss, x=support.x, y=support.y), phi)
+        slope = torch.autograd.functional.jacobian(partial(loss, x=query.x, y=query.y), phi)
+        solved.append(torch.linalg.solve(torch.eye(len(H), dtype=H.dtype) + H / LAMBDA, slope))
+        after.append(loss(phi, *query))
+        before.append(objective(theta, *query).detach())
+    return mk.MetaGradient(torch.stack(after), like(torch.stack(solved).mean(0), theta), torch.stack(before))
+
+
+def like(vector: Tensor, theta: Params) -> Params:
+    """A flat vector in the shapes of θ."""
+    parts = vector.split([weight.numel() for weight in theta.values()])
+    return {name: part.view_as(theta[name]) for name, part in zip(theta, parts, strict=True)}
 
 
 VARIANTS = {
