@@ -443,7 +443,12 @@ def test_characters_that_cannot_be_written_do_not_end_a_run(tmp_path: Path) -> N
 def test_papermill_runs_the_same_notebook_with_the_same_parameters(tmp_path: Path) -> None:
     path = write(tmp_path, "plain", ("alpha: float = 0.1", "import mamlkit as mk", 'mk.record("alpha", alpha)'))
     papermill.execute_notebook(
-        str(path), str(tmp_path / "out.ipynb"), parameters={"alpha": 0.5}, kernel_name="python3", progress_bar=False
+        str(path),
+        str(tmp_path / "out.ipynb"),
+        parameters={"alpha": 0.5},
+        kernel_name="python3",
+        language="python",
+        progress_bar=False,
     )
     by_papermill = notebooks.load(tmp_path / "out.ipynb")
     _, ours = execute(path, {"alpha": 0.5}, timeout=60)
