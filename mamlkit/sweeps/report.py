@@ -1,4 +1,7 @@
-"""The report of a sweep: pages that need no network, tables and figures, from what its runs left in their folder."""
+"""The report of a sweep: a notebook over its results, printed as a page that needs no network, and a page a run.
+
+The notebook is report.ipynb beside this file. What it shows is written in its cells; what they share is here.
+"""
 
 from __future__ import annotations
 
@@ -8,92 +11,43 @@ import math
 import os
 import re
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
-from functools import cache
-from html import escape
-from importlib import resources
+from contextlib import chdir
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
-from typing import Any, NamedTuple, get_args
+from types import ModuleType
+from typing import Any
 from urllib.parse import quote
 
-from tqdm import tqdm
+import itables
+import pandas as pd
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.display import HTML, display
+from IPython.utils.capture import capture_output
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from nbformat import NotebookNode
+from nbformat.v4 import new_output
+from traitlets.config import Config
 
 from mamlkit import files
 from mamlkit.figures.theme import theme
 from mamlkit.statistics import wilson_interval
-from mamlkit.study import notebooks
-from mamlkit.study.notebooks import RefusedError
-from mamlkit.study.progress import clock
-from mamlkit.study.result import Status
+from mamlkit.study import RefusedError, execute, notebooks, pages
+from mamlkit.study.progress import shown
 from mamlkit.sweeps import figures, results
-from mamlkit.sweeps import html as pages
-from mamlkit.sweeps.figures import Curves, Dots, Rate
-from mamlkit.sweeps.results import Plan, Sidecar
+from mamlkit.sweeps.results import Sidecar
 
-AT_A_GLANCE, ON_A_PAGE = 25, 500  # rows of a table on the index, and on any page
-CLAIMS = 300  # rows of the index's table of claims
-PANELS = 8  # of each figure
-FAILURES = 10  # runs that are named beside a claim that fails
+HERE = Path(__file__).parent
 LONG = 2000  # characters of a value that are shown
+FAILURES = 10  # runs that are named beside a claim that fails
 FEW = 24  # pages with notebooks that one process makes: starting others takes as long
-MADE = "made-from"
-STYLE = '<link rel="stylesheet" href="report.css">'
-
-
-class Scalar(NamedTuple):
-    """A number that runs put on record: the record's name, and the number's place in it."""
-
-    record: str
-    place: tuple[int | str, ...]
-
-    def __str__(self) -> str:
-        return " · ".join([self.record, *map(str, self.place)])
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Runs of one notebook that differ in their seed alone.
-
-    name     what sets it apart from the notebook's other settings, in words; empty where there is one setting
-    link     to the list of its runs, or to its only run
-    scalars  each number on record with its values, one a run
-    curves   {x: values} of each curve on record: a list of 3 numbers or more, or a dict of as many numbers by number
-    """
-
-    name: str
-    link: str
-    runs: list[Sidecar]
-    scalars: dict[Scalar, list[float]] = field(default_factory=dict)
-    curves: dict[Scalar, dict[float, list[float]]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Book:
-    """One version of a notebook with its runs.
-
-    name   as in the names of its pages; title: of its first heading, and the version where there are several
-    fixed  what the sweep set alike in every run
-    """
-
-    name: str
-    title: str
-    fixed: dict[str, Any]
-    settings: list[Setting]
-
-    @property
-    def runs(self) -> list[Sidecar]:
-        return [run for setting in self.settings for run in setting.runs]
-
-    @property
-    def page(self) -> str:
-        return quote(f"notebook-{self.name}.html")
-
-    def listing(self, number: int = 0) -> str:
-        return quote(_listing(self.name, number))
+MADE = re.compile(r'name="made-from" content="(\w+)"')
+NOT_DRAWN = (("ci95",), ("half_width",), ("tasks",))  # of a record: its interval
 
 
 def report(folder: Path, out: Path | None = None) -> Path:
@@ -105,183 +59,121 @@ def report(folder: Path, out: Path | None = None) -> Path:
     written.
     """
     out = folder / "report" if out is None else out
-    runs, plan = results.read(folder), results.plan(folder)
+    sweep = load(folder, out)
     try:
         pages.prepare(out)
-        results.write(results.tables(runs), out)
-        return _write(folder, out, runs, plan)
+        files.write(out / "report.css", pages.render("pages.css") + pages.render("report.css"))
+        results.write(results.tables(list(sweep.runs.run)), out)
+        _run_pages(sweep, out)
+        notebook = notebooks.load(HERE / "report.ipynb")
+        execute.set_parameters(notebook, {"folder": os.path.relpath(folder.resolve(), out.resolve())})
+        with chdir(out):
+            _execute(notebook)
+        files.write(out / "report.ipynb", notebooks.dumps(notebook))
+        index = _print(notebook, f"Sweep {sweep.name}")
+        files.write(out / "index.html", index)
+        _clear(out, {"index.html", *sweep.runs.page}, index)
     except OSError as error:
         raise RefusedError(f"the report cannot be written into {out}: {error}; choose another --out") from error
-
-
-def _write(folder: Path, out: Path, runs: Sequence[Sidecar], plan: Plan | None) -> Path:
-    theme()
-    site = Site(folder, out)
-    css = (resources.files("mamlkit.study") / "templates" / "pages.css").read_text("utf-8") + (
-        resources.files("mamlkit.sweeps") / "report.css"
-    ).read_text("utf-8")
-    files.write(out / "report.css", css)
-    books = _books(runs)
-    _run_pages(site, books)
-    claims = [_rates(book) for book in books]
-    sections = []
-    for book, rates in zip(books, claims, strict=True):
-        drawn = _figures(site, book)
-        rows = _effects(book)
-        _notebook_page(site, book, rates, drawn, rows)
-        _lists(site, book)
-        sections.append((book, drawn, rows))
-    _not_well(site, books)
-    _index(site, plan, sections, claims)
-    site.clear()
     return out / "index.html"
 
 
-class Site:
-    """The pages and pictures of a report as they are made, so that those of an earlier one can be cleared away."""
-
-    def __init__(self, folder: Path, out: Path) -> None:
-        self.folder, self.out, self.home = folder, out, _relative(folder, out)
-        self.made: set[str] = set()
-
-    def executed(self, run: Sidecar) -> Path | None:
-        """The executed notebook of a run; None where there is none in the folder."""
-        path = self.folder / f"{run.notebook}-{run.key}.ipynb"
-        return path if run.executed and path.is_file() else None
-
-    def put(self, name: str, title: str, body: str) -> None:
-        """Write a page."""
-        self.made.add(name)
-        files.write(self.out / name, _page(title, body, "site"))
-
-    def picture(self, name: str, content: Any, draw: Callable[[], bytes]) -> str:
-        """The name of a picture of this content, which is drawn only if it is not there yet."""
-        file = f"{name}-{_digest(_code(), json.dumps(content, default=str))}.png"
-        self.made.add(file)
-        if not (self.out / file).is_file():
-            picture = draw()
-            files.write(self.out / file, picture)
-        return file
-
-    def clear(self) -> None:
-        """Delete what an earlier report left here that this one has no use for; other files are left alone."""
-        for path in [*self.out.glob("*.html"), *self.out.glob("*.png")]:
-            ours = _made_from(path) if path.suffix == ".html" else re.fullmatch(r".+-[0-9a-f]{16}", path.stem)
-            if path.name not in self.made and ours:
-                path.unlink()
+# What the notebook reads
 
 
-def _page(title: str, body: str, made_from: str, style: str = "") -> str:
-    return pages.document(title, body, style, f'<meta name="{MADE}" content="{made_from}">\n{STYLE}')
+@dataclass(frozen=True)
+class Sweep:
+    """The results of a sweep, as the report's notebook reads them.
+
+    runs     a row a run, setting by setting: run (a Sidecar), title (of its notebook, with the version where there are
+             several), setting (what it was given that sets it apart, in words, but for its seed), fixed (what every
+             run of its notebook was given), along (the value of the one number that varies), seed, status, ok,
+             held and checked (of its claims), seconds, page and executed (files; executed is "" where it is not there)
+    claims   a row a run and claim: run (a place in `runs`), title, claim, holds
+    numbers  a row a number on record: run, title, setting, along, record, place (in lists and dicts), x (where the
+             number is part of a curve: a list of 3 numbers or more, or a dict of as many by number), value
+    waiting  notebook and given of each run that is planned and not there
+    """
+
+    name: str
+    runs: pd.DataFrame
+    claims: pd.DataFrame
+    numbers: pd.DataFrame
+    waiting: list[dict[str, str]]
 
 
-def _made_from(path: Path) -> str | None:
-    """What a page of a report says it was made from; None for a file that is no such page."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            found = re.search(rf'<meta name="{MADE}" content="(\w+)">', file.read(4000))
-    except (OSError, UnicodeDecodeError):
-        return None
-    return found[1] if found else None
+def load(folder: Path | str, out: Path | None = None) -> Sweep:
+    """The sweep in a folder, seen from the report's folder `out` (default: the current one). Raises RefusedError."""
+    folder = Path(folder)
+    found, plan = results.read(folder), results.plan(folder)
+    home = Path(os.path.relpath(folder.resolve(), (out or Path()).resolve())).as_posix()
+    runs = pd.DataFrame({"run": found, "stem": [run.notebook for run in found]})
+    runs["version"] = [_digest(json.dumps(run.identity, sort_keys=True))[:8] for run in found]
+    several = runs.groupby("stem").version.transform("nunique") > 1
+    runs["title"] = [pages.numbered(vars(run)) for run in found] + (", version " + runs.version).where(several, "")
+    runs["seed"] = ["" if run.seed is None else f"seed {text(run.seed)}" for run in found]
+    runs["status"] = [run.status for run in found]
+    runs["ok"] = runs.status == "ok"
+    runs["held"] = [sum(claim["holds"] for claim in run.claims) for run in found]
+    runs["checked"] = [len(run.claims) for run in found]
+    runs["seconds"] = [run.seconds for run in found]
+    runs["page"] = [f"run-{run.notebook}-{run.key}.html" for run in found]
+    runs["executed"] = [f"{home}/{run.executed}" if run.executed and (folder / run.executed).is_file() else ""
+                        for run in found]  # fmt: skip
+    runs = pd.concat([_settings(group) for _, group in runs.groupby(["stem", "version"])], ignore_index=True)
+    held = [(i, claim["claim"], claim["holds"]) for i, run in enumerate(runs.run) for claim in run.claims]
+    claims = pd.DataFrame(held, columns=["run", "claim", "holds"]).groupby(["run", "claim"], sort=False).holds.all()
+    numbers = pd.DataFrame(
+        [(i, *row) for i, run in enumerate(runs.run) for row in _numbers(run)],
+        columns=["run", "record", "place", "x", "value"],
+    )
+    done = {run.key for run in found}
+    planned = [run for run in (plan.planned if plan else []) if run["key"] not in done]
+    waiting = [
+        {"Notebook": str(run["notebook"]), "Given": ", ".join(f"{n} {text(v)}" for n, v in run["given"].items())}
+        for run in planned
+    ]
+    name = plan.name if plan else folder.resolve().name
+    return Sweep(name, runs, claims.reset_index().join(runs.title, on="run"),
+                 numbers.join(runs[["title", "setting", "along"]], on="run"), waiting)  # fmt: skip
 
 
-def _digest(*parts: str | bytes) -> str:
-    total = hashlib.sha256()
-    for part in parts:
-        total.update(hashlib.sha256(part.encode() if isinstance(part, str) else part).digest())
-    return total.hexdigest()[:16]
+def _settings(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of one version of a notebook, in the order of their settings."""
+    given = [{name: value for name, value in run.given.items() if name != "seed"} for run in runs.run]
+    names = sorted({name for values in given for name in values})
+    varied = [name for name in names if len({text(values.get(name)) for values in given}) > 1]
+    words = [
+        ", ".join(f"{name} {text(values[name]) if name in values else 'as declared'}" for name in varied)
+        for values in given
+    ]
+    order = list(dict.fromkeys(words))
+    along = [values.get(varied[0]) if len(varied) == 1 else None for values in given]
+    scanned = len(order) > figures.ROWS and all(type(value) in (int, float) for value in along)
+    marks = {w: f"§{place:0{len(str(len(order)))}} {w}" if w else "" for place, w in enumerate(order, 1)}
+    return runs.assign(
+        setting=[marks[w] for w in words],
+        fixed=", ".join(f"{name} {text(given[0][name])}" for name in names if name not in varied),
+        along=along if scanned else math.nan,
+        scanned="".join(varied) if scanned else "",
+    ).sort_values("setting", kind="stable")
 
 
-@cache
-def _code() -> str:
-    """A digest of the code that makes pages: a page made by other code is made again."""
-    here = [(resources.files("mamlkit.sweeps") / name).read_bytes() for name in ("report.py", "figures.py")]
-    return _digest((resources.files("mamlkit.study") / "pages.py").read_bytes(), *here)
-
-
-def _relative(folder: Path, out: Path) -> str:
-    """The way from the report to the runs, as links write it."""
-    return quote(Path(os.path.relpath(folder.resolve(), out.resolve())).as_posix())
-
-
-# Runs, ordered by notebook and setting
-
-
-def _books(runs: Sequence[Sidecar]) -> list[Book]:
-    found: dict[str, dict[str, list[Sidecar]]] = {}
-    for run in runs:
-        found.setdefault(run.notebook, {}).setdefault(json.dumps(run.identity, sort_keys=True), []).append(run)
-    books = []
-    for stem, versions in found.items():
-        for identity, some in sorted(versions.items()):
-            version = _digest(identity)[:8] if len(versions) > 1 else ""
-            title = pages.numbered(asdict(some[0])) + (f", version {version}" if version else "")
-            books.append(_book(f"{stem}-{version}" if version else stem, title, some))
-    return books
-
-
-def _book(name: str, title: str, runs: Sequence[Sidecar]) -> Book:
-    groups: dict[str, list[Sidecar]] = {}
-    for run in sorted(runs, key=lambda run: (results.order(_unseeded(run)), results.order(run.seed), run.key)):
-        groups.setdefault(json.dumps(_unseeded(run), sort_keys=True), []).append(run)
-    every = [_unseeded(group[0]) for group in groups.values()]
-    fixed = {name: value for name, value in every[0].items() if all(given.get(name) == value for given in every)}
-    settings, place = [], 0
-    for given, group in zip(every, groups.values(), strict=True):
-        words = ", ".join(_setting(name, given) for name in sorted({n for g in every for n in g} - fixed.keys()))
-        anchor = f"{quote(_listing(name, place // ON_A_PAGE))}#{_anchor(words)}"
-        link = anchor if len(group) > 1 else quote(_run_name(group[0]))
-        settings.append(Setting(words, link, group, *_measures(group)))
-        place += len(group)
-    return Book(name, title, fixed, settings)
-
-
-def _unseeded(run: Sidecar) -> dict[str, Any]:
-    return {name: value for name, value in run.given.items() if name != "seed"}
-
-
-def _setting(name: str, given: Mapping[str, Any]) -> str:
-    return f"{name} {_text(given[name])}" if name in given else f"{name} as declared"
-
-
-def _anchor(words: str) -> str:
-    return f"s-{_digest(words)}"
-
-
-def _listing(book: str, number: int) -> str:
-    return f"runs-{book}{f'-{number + 1}' if number else ''}.html"
-
-
-def _run_name(run: Sidecar) -> str:
-    return f"run-{run.notebook}-{run.key}.html"
-
-
-def _measures(
-    runs: Sequence[Sidecar],
-) -> tuple[dict[Scalar, list[float]], dict[Scalar, dict[float, list[float]]]]:
-    scalars: dict[Scalar, list[float]] = {}
-    curves: dict[Scalar, dict[float, list[float]]] = {}
-    for run in runs:
-        times: dict[str, int] = {}
-        for record in run.records:
-            name = record["name"]
-            times[name] = times.get(name, 0) + 1
-            named = name if times[name] == 1 else f"{name} ({times[name]})"
-            for place, x, value in _parts(record["value"]):
-                if x is None:
-                    scalars.setdefault(Scalar(named, place), []).append(value)
-                else:
-                    curves.setdefault(Scalar(named, place), {}).setdefault(x, []).append(value)
-    return scalars, curves
+def _numbers(run: Sidecar) -> Iterator[tuple[str, tuple[int | str, ...], float | None, float]]:
+    """The numbers of a run's records: record, place, x where they belong to a curve, value."""
+    times: Counter[str] = Counter()
+    for record in run.records:
+        name = record["name"]
+        times[name] += 1
+        for part in _parts(record["value"]):
+            yield name if times[name] == 1 else f"{name} ({times[name]})", *part
 
 
 def _parts(
     value: Any, place: tuple[int | str, ...] = ()
 ) -> Iterator[tuple[tuple[int | str, ...], float | None, float]]:
-    """The numbers of a record: place, x where they belong to a curve, value."""
     pairs = list(enumerate(value) if isinstance(value, list) else value.items() if isinstance(value, dict) else [])
-    along = [x for x, _ in pairs if _is_number(x)]
-    if len(pairs) > 2 and len(along) == len(pairs):
+    if len(pairs) > 2 and all(_is_number(x) for x, _ in pairs):
         for x, item in pairs:
             for rest, leaf in results.leaves(item):
                 if (number := results.number(leaf)) is not None:
@@ -289,7 +181,7 @@ def _parts(
     elif pairs:
         for step, item in pairs:
             yield from _parts(item, (*place, step))
-    elif (number := results.number(None if isinstance(value, list | dict) else value)) is not None:
+    elif not isinstance(value, list | dict) and (number := results.number(value)) is not None:
         yield place, None, number
 
 
@@ -300,112 +192,88 @@ def _is_number(x: int | str) -> bool:
         return False
 
 
-def _rates(book: Book) -> dict[str, tuple[Rate, list[Sidecar]]]:
-    """Each claim of a notebook with its rate and the runs in which it does not hold, in the order of the ledger."""
-    checked: dict[str, dict[str, bool]] = {}
-    for run in book.runs:
-        for claim in run.claims:
-            holds = checked.setdefault(claim["claim"], {})
-            holds[run.key] = holds.get(run.key, True) and claim["holds"]
-    by_key = {run.key: run for run in book.runs}
-    return {
-        claim: (
-            Rate(claim, sum(holds.values()), len(holds)),
-            [by_key[key] for key, held in holds.items() if not held],
-        )
-        for claim, holds in checked.items()
-    }
+# What the notebook shows
 
 
-# Pages of single runs
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table with more than its text: where it leads, what it is sorted by, whether all is well with it."""
+
+    text: str
+    href: str = ""
+    order: Any = None
+    good: bool = True
 
 
-class Job(NamedTuple):
-    """A run's page that is to be made; `executed` is the run's notebook, where it is there."""
-
-    run: Sidecar
-    executed: Path | None
-    page: Path
-    home: str
-    heading: str
-    links: str
-    made_from: str
+def start() -> None:
+    """Load what the tables need to sort, filter and turn pages without a network, and the figures' look."""
+    theme()
+    itables.options.display_logo_when_loading = False  # it is a link to a host
+    itables.init_notebook_mode(all_interactive=False, connected=False)
+    display(HTML(pages.render("start.html")))
 
 
-def _run_pages(site: Site, books: Sequence[Book]) -> None:
-    """Write the page of each run that is not there yet; those with notebooks in several processes if they are many."""
-    jobs = [_job(site, book, setting, run) for book in books for setting in book.settings for run in setting.runs]
-    site.made |= {job.page.name for job in jobs}
-    jobs = [job for job in jobs if _made_from(job.page) != job.made_from]
-    heavy = [job for job in jobs if job.executed]
-    processes = _processes()
-    several = processes > 1 and len(heavy) > FEW
-    with tqdm(desc="pages", unit="page", total=len(jobs), disable=None, leave=False) as progress:
-        for job in jobs:
-            if not (several and job.executed):
-                _run_page(job)
-                progress.update()
-        if several:
-            with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-                try:
-                    for done in as_completed([pool.submit(_run_page, job) for job in heavy]):
-                        done.result()
-                        progress.update()
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
+def summary(sweep: Sweep) -> HTML:
+    """How the sweep went, in words."""
+    held = sweep.claims.groupby(["title", "claim"]).holds.all()
+    return HTML(pages.render("summary.html", sweep=sweep, counts=Counter(sweep.runs.status), checked=len(held),
+                             broken=(~held).sum(), tables=results.Tables._fields))  # fmt: skip
 
 
-def _processes() -> int:
-    """How many may run at once here."""
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
+def table(name: str, rows: Sequence[Mapping[str, Any]], *, title: str = "", empty: str = "") -> HTML:
+    """Rows as a table that a browser sorts, filters and pages; it is whole where no script runs.
+
+    A value is text, a number, a Cell, several of them, or a Sidecar, which is shown as what came of it.
+    Columns without a value are left out. `title` heads the table; `empty` is said where there are no rows.
+    """
+    heads = [head for head in (rows[0] if rows else []) if any(row[head] not in ("", []) for row in rows)]
+    return HTML(pages.render("table.html", name=name, heads=heads, rows=rows, title=title, empty=empty))
 
 
-def _job(site: Site, book: Book, setting: Setting, run: Sidecar) -> Job:
-    executed = site.executed(run)
-    listed = setting.link if len(setting.runs) > 1 else book.listing()
-    links, heading = _nav((book.page, book.title), (listed, "Its runs")), _full_name(book, setting, run)
-    content = executed.read_bytes() if executed else b""
-    made_from = _digest(_code(), json.dumps(asdict(run)), content, site.home, heading, links)
-    return Job(run, executed, site.out / _run_name(run), site.home, heading, links, made_from)
-
-
-def _run_page(job: Job) -> None:
-    run = job.run
-    body = [f"<h1>{escape(job.heading)}</h1>", f'<p class="lead">{_status(run)}</p>', "<h2>Run it again</h2>"]
-    body.append(f'<pre class="command"><code>{escape(command(run))}</code></pre>')
-    if job.executed:
-        body.append(f'<p><a href="{_href(run, job.home)}">The executed notebook</a>, to open in JupyterLab</p>')
-    elif run.executed:
-        body.append("<p>Its executed notebook is not in this folder; the command above makes it again.</p>")
-    else:
-        body.append("<p>It left no executed notebook.</p>")
-    rows = [
-        (escape(name), _code_text(value), "the sweep" if name in run.given else "the notebook")
-        for name, value in sorted(run.parameters.items())
+def listed(runs: pd.DataFrame) -> list[dict[str, Any]]:
+    """Runs as rows of a table, each with a link to its page and to its executed notebook."""
+    return [
+        {
+            "Run": Cell(run.title, quote(run.page)),
+            "Seed": Cell(run.seed or run.run.key, quote(run.page), run.run.seed),
+            "Setting": run.setting,
+            "Result": run.run,
+            "Claims": Cell(
+                f"{run.held} of {run.checked}", order=run.held / max(run.checked, 1), good=run.held == run.checked
+            ),
+            "Seconds": round(run.seconds, 1),
+            "Executed notebook": Cell("notebook", quote(run.executed)) if run.executed else "not here",
+        }
+        for run in runs.itertuples()
     ]
-    body.append(f"<h2>Parameters</h2>{pages.table(('Parameter', 'Value', 'From'), rows) or '<p>It declares none.</p>'}")
-    facts = {
-        "started (UTC)": run.started,
-        "seconds": run.seconds,
-        "peak memory, bytes": run.peak_bytes,
-        "attempts": run.attempts,
-        "key": run.key,
-        **{f"version of the {name}": value for name, value in run.identity.items()},
-        **dict(_flat(run.provenance)),
-    }
-    where = f'<h2>Where and when</h2><div class="facts">{_facts(facts)}</div>'
-    style = ""
-    if job.executed:
-        text, style = pages.article(notebooks.load(job.executed), {})
-        # The notebook's headings stand below the page's own.
-        text = re.sub(r"<(/?)h([1-5])(?=[\s>])", lambda found: f"<{found[1]}h{int(found[2]) + 1}", text)
-        style += pages.MATHJAX_SCRIPTS
-        body += [f'<article aria-label="The executed notebook">{text}</article>', where]
-    else:
-        body += [_ledger(run), where]
-    main = f'{job.links}<main class="sweep">{"".join(body)}</main>'
-    files.write(job.page, _page(job.heading, main, job.made_from, style))
+
+
+def link(words: Any, runs: pd.DataFrame, order: float | None = None) -> Cell:
+    """Words that lead to runs of a notebook: to the page of the only one, or to the table of runs, filtered."""
+    if len(runs) == 1:
+        return Cell(str(words), quote(runs.page.iloc[0]), order)
+    setting = f" {runs.setting.iloc[0].split()[0]}" if runs.setting.iloc[0] and runs.setting.nunique() == 1 else ""
+    find = f'"{runs.title.iloc[0]}"{setting}'
+    return Cell(str(words), f"index.html?find={quote(find)}#runs", order)
+
+
+def share(part: int, whole: int, runs: pd.DataFrame) -> Cell:
+    """So many of so many, which lead to the runs and are sorted by their ratio."""
+    return replace(link(f"{part:,} of {whole:,}", runs, part / max(whole, 1)), good=part == whole)
+
+
+def rate_interval(held: int, runs: int) -> str:
+    """Wilson's 95% interval of a rate, as percentages."""
+    interval = wilson_interval(held, runs)
+    digits = 0 if runs < 100 else 1
+    return f"{interval.low:.{digits}%} to {interval.high:.{digits}%}"
+
+
+def mean_interval(values: Sequence[float]) -> str:
+    """Student's 95% interval of a mean over seeds, or why there is none."""
+    if interval := figures.spread(values):
+        return f"{interval.low:.4g} to {interval.high:.4g}"
+    return "one seed" if len(values) == 1 else f"{sum(not math.isfinite(value) for value in values)} not finite"
 
 
 def command(run: Sidecar) -> str:
@@ -417,499 +285,213 @@ def command(run: Sidecar) -> str:
     return (f"OMP_NUM_THREADS={threads} " if isinstance(threads, int) else "") + shlex.join(parts)
 
 
-def _ledger(run: Sidecar) -> str:
-    claims = [(escape(claim["claim"]), pages.mark(claim["holds"], "yes", "no")) for claim in run.claims]
-    records = [(escape(record["name"]), _code_text(record["value"])) for record in run.records]
-    return "".join(
-        f"<h2>{head}</h2>{pages.table(columns, rows) or '<p>It came to none.</p>'}"
-        for head, columns, rows in (
-            ("Claims", ("Claim", "Holds"), claims),
-            ("Values on record", ("Name", "Value"), records),
-        )
-    )
+def text(value: Any) -> str:
+    """A parameter's value, cut where it is long."""
+    whole = "none" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return whole if len(whole) <= LONG else f"{whole[:LONG]} … ({len(whole) - LONG:,} characters more)"
 
 
-def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        yield from _flat(value) if isinstance(value, dict) else [(name.replace("_", " "), value)]
+def some(runs: pd.DataFrame) -> list[Cell | str]:
+    """Links to runs, the first ten of them."""
+    first: list[Cell | str] = [Cell(which(run), quote(run.page)) for run in runs.head(FAILURES).itertuples()]
+    return first + ([f"and {len(runs) - FAILURES:,} more"] if len(runs) > FAILURES else [])
 
 
-def _facts(facts: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{_code_text(value)}</td></tr>' for name, value in facts.items()
-    )
-    return f"<table><tbody>{rows}</tbody></table>"
+def which(run: Any) -> str:
+    """What tells a row of `runs` from the others of its notebook."""
+    return ", ".join(filter(None, [run.seed, run.setting.partition(" ")[2]])) or run.run.key
 
 
-# Pages of notebooks and lists of runs
+# The notebook's figures
 
 
-def _notebook_page(
-    site: Site, book: Book, rates: Mapping[str, tuple[Rate, list[Sidecar]]], drawn: str, effects: list[tuple[str, ...]]
-) -> None:
-    runs = book.runs
-    well = sum(run.status == "ok" for run in runs)
-    seeds = {json.dumps(run.seed) for run in runs}
-    lead = (
-        f"{well} of {len(runs)} runs went well: {_count(len(book.settings), 'setting')}, {_count(len(seeds), 'seed')}"
-    )
-    fixed = (
-        f"<p>In every run: {escape(', '.join(_setting(n, book.fixed) for n in book.fixed))}.</p>" if book.fixed else ""
-    )
-    body = (
-        f'<h1>{escape(book.title)}</h1><p class="lead">{lead}</p>{fixed}<p><a href="{book.listing()}">All runs</a></p>'
-    )
-    which = {run.key: _which(setting, run) for setting in book.settings for run in setting.runs}
-    rows = []
-    for number, (rate, failing) in enumerate(rates.values()):
-        named = "; ".join(
-            f'<a href="{quote(_run_name(run))}">{escape(which[run.key] or run.key)}</a>' for run in failing[:FAILURES]
-        )
-        more = f" and {len(failing) - FAILURES} more" if len(failing) > FAILURES else ""
-        claim = f'<span id="c-{number}">{escape(rate.claim)}</span>'
-        rows.append((claim, named + more or "–", f'<a href="{book.listing()}">{_held(rate)}</a>', _rate_interval(rate)))
-    table = _numbers(("Claim", "Fails in", "Held", "95% interval"), rows, 2) or "<p>No run checked a claim.</p>"
-    body += f"<section><h2>Claims</h2>{table}</section>"
-    body += f"<section><h2>Records</h2>{drawn}{_effects_table(effects, ON_A_PAGE, '')}</section>"
-    settings = [
-        (
-            f'<a href="{setting.link}">{escape(setting.name or "as declared")}</a>',
-            str(len(setting.runs)),
-            _well(setting.runs),
-            clock(median(run.seconds for run in setting.runs)),
-        )
-        for setting in book.settings[:ON_A_PAGE]
-    ]
-    heads = ("Setting", "Runs", "Went well", "Median time")
-    more = _more(len(book.settings), ON_A_PAGE, "settings", book.listing(), "in the list of runs")
-    body += f"<section><h2>Settings</h2>{_numbers(heads, settings, 3)}{more}</section>"
-    site.put(f"notebook-{book.name}.html", book.title, f'{_nav()}<main class="sweep">{body}</main>')
+def pass_rates(rates: pd.DataFrame) -> HTML | None:
+    """The figure of claims that did not hold in every run, those that held least first; None where there are none.
+
+    Columns: claim, held, runs.
+    """
+    broken = rates[rates.held < rates.runs]
+    lowest = broken.head(figures.RATES)
+    title = f"{len(broken)} of {count(len(rates), 'claim')} did not hold in every run"
+    title += f"; the {len(lowest)} that held least" if len(lowest) < len(broken) else ""
+    said = "; ".join(f"{rate.claim}: {rate.held} of {rate.runs}" for rate in lowest.itertuples())
+    draw = partial(figures.pass_rates, lowest, title)
+    return None if broken.empty else _picture("claims", f"{title}, with 95% intervals. {said}.", lowest, draw)
 
 
-def _lists(site: Site, book: Book) -> None:
-    """The runs of a notebook, setting by setting, on as many pages as they need."""
-    rows: list[list[tuple[str, ...]]] = []
-    for setting in book.settings:
-        head = (f'<span id="{_anchor(setting.name)}">{escape(setting.name or "as declared")}</span>',)
-        for number, run in enumerate(setting.runs):
-            again = len(rows) % ON_A_PAGE == 0 and number > 0
-            repeated = (f"{escape(setting.name or 'as declared')}, continued",)
-            rows.append([*([head] if number == 0 else [repeated] if again else []), _listed(site, run)])
-    parts = [rows[start : start + ON_A_PAGE] for start in range(0, len(rows), ON_A_PAGE)]
-    for number, part in enumerate(parts):
-        table = f'<div class="runs">{_listing_table([row for block in part for row in block])}</div>'
-        title = f"Runs of {book.title}" + (f", page {number + 1} of {len(parts)}" if len(parts) > 1 else "")
-        others = [
-            (book.listing(other), word)
-            for other, word in ((number - 1, "Page before"), (number + 1, "Next page"))
-            if 0 <= other < len(parts)
-        ]
-        body = f'{_nav((book.page, book.title), *others)}<main class="sweep"><h1>{escape(title)}</h1>{table}</main>'
-        site.put(_listing(book.name, number), title, body)
+def pictures(sweep: Sweep, title: str) -> list[HTML]:
+    """The figures of a notebook's records: numbers by setting, or along the one number that varies; then curves."""
+    runs, numbers = (frame[frame.title == title] for frame in (sweep.runs, sweep.numbers))
+    seeds, settings, along = runs.seed.nunique(), runs.setting.nunique(), runs.scanned.iloc[0]
+    numbers = numbers[[_is_drawn(place) for place in numbers.place]]
+    names = [[step for step in place if isinstance(step, str)] for place in numbers.place]
+    panels = [" · ".join([record, *steps]) for record, steps in zip(numbers.record, names, strict=True)]
+    numbers = numbers.assign(panel=panels, line=numbers.setting)
+    single, curves = numbers[numbers.x.isna()], numbers[numbers.x.notna()]
+    if along:
+        single = single.assign(line="", x=single.along)
+    else:  # a record of several numbers is one panel; of a list of two the first is drawn, as its row says
+        places = [" · ".join("1st" if isinstance(step, int) else step for step in place) for place in single.place]
+        rows = [" · ".join(filter(None, pair)) for pair in zip(places, single.setting, strict=True)]
+        single = single.assign(panel=single.record, line=rows).drop(columns="x")
+    over = f"mean and 95% interval over {count(seeds, 'seed')}" if seeds > 1 else "one seed, so no interval"
+    cause = "settings do" if settings > 1 else "seed does" if seeds > 1 else ""
+    found = []
+    for what, values, draw, limit, lines in (
+        ("numbers", single, partial(figures.curves, x=along) if along else figures.dots, figures.ROWS, "rows"),
+        ("curves", curves, figures.curves, figures.LINES, "settings"),
+    ):
+        if values.empty or (what == "numbers" and not cause):
+            continue
+        panels, shape = values.panel.unique(), "Line and band" if "x" in values else "Seeds as dots"
+        shown = values[values.panel.isin(panels[: figures.PANELS])]
+        words = f"What the {cause} to the {what} of {title}? {shape}, " if cause else f"The {what} of {title}: "
+        words += over + _first(figures.PANELS, len(panels), "records")
+        words += _first(limit, shown.groupby("panel").line.nunique().max(), lines)
+        said = "; ".join(f"{panel}: {_range(rows)}" for panel, rows in shown.groupby("panel", sort=False))
+        name = f"{what}-{runs.stem.iloc[0]}"
+        found.append(_picture(name, f"{words}. {said}.", shown, partial(draw, shown, words)))
+    return found
 
 
-def _listing_table(rows: Sequence[tuple[str, ...]]) -> str:
-    return f'<div class="listed">{pages.table(("Run", "Result", "Claims", "Time", "Executed notebook"), rows)}</div>'
+def _picture(name: str, alt: str, content: pd.DataFrame, draw: Callable[[], Figure]) -> HTML:
+    """A figure, which is drawn only if one of the same content is not in the current folder yet."""
+    file = Path(f"{name}-{_digest(_code(), alt, content.to_json(default_handler=str))}.png")
+    if not file.is_file():
+        files.write(file, figures.png(draw()))
+    return HTML(pages.render("figure.html", src=quote(file.name), alt=alt))
 
 
-def _listed(site: Site, run: Sidecar, name: str = "") -> tuple[str, ...]:
-    held = sum(claim["holds"] for claim in run.claims)
-    executed = f'<a href="{_href(run, site.home)}">notebook</a>' if site.executed(run) else "not here"
-    link = f'<a href="{quote(_run_name(run))}">{escape(name or _seed(run) or run.key)}</a>'
-    return link, _status(run), f"{held} of {len(run.claims)}", clock(run.seconds), executed
-
-
-def _not_well(site: Site, books: Sequence[Book]) -> None:
-    """Every run that did not go well, on as many pages as they need; none where all did."""
-    rows = _bad(site, books)
-    parts = [rows[start : start + ON_A_PAGE] for start in range(0, len(rows), ON_A_PAGE)]
-    for number, part in enumerate(parts):
-        title = "Runs that did not go well" + (f", page {number + 1} of {len(parts)}" if len(parts) > 1 else "")
-        others = [
-            (f"not-well-{other + 1}.html", word)
-            for other, word in ((number - 1, "Page before"), (number + 1, "Next page"))
-            if 0 <= other < len(parts)
-        ]
-        table = _listing_table(part)
-        body = f'{_nav(*others)}<main class="sweep"><h1>{title}</h1>{table}</main>'
-        site.put(f"not-well-{number + 1}.html", title, body)
-
-
-def _bad(site: Site, books: Sequence[Book]) -> list[tuple[str, ...]]:
-    return [
-        _listed(site, run, _full_name(book, setting, run))
-        for book in books
-        for setting in book.settings
-        for run in setting.runs
-        if run.status != "ok"
-    ]
-
-
-# The index
-
-
-def _index(
-    site: Site,
-    plan: Plan | None,
-    sections: Sequence[tuple[Book, str, list[tuple[str, ...]]]],
-    claims: Sequence[Mapping[str, tuple[Rate, list[Sidecar]]]],
-) -> None:
-    books = [book for book, *_ in sections]
-    runs = [run for book in books for run in book.runs]
-    done = {run.key for run in runs}
-    waiting = [run for run in (plan.planned if plan else []) if run["key"] not in done]
-    name = plan.name if plan else site.folder.resolve().name
-    counts = {status: sum(run.status == status for run in runs) for status in get_args(Status)}
-    said = [f"{counts['ok']} of {_count(len(runs), 'run')} went well"]
-    said += [f"{number} {pages.WORDS[status]}" for status, number in counts.items() if number and status != "ok"]
-    said += [f"{len(waiting)} planned and not run yet"] if waiting else []
-    every = [rate for rates in claims for rate, _ in rates.values()]
-    broken = sum(rate.held < rate.runs for rate in every)
-    held = f"{_count(len(every), 'claim')} checked: " + (
-        f"{broken} did not hold in every run" if broken else "all held in every run"
-    )
-    kind = "holds" if counts["ok"] == len(runs) and not broken else "false"
-    tables = ", ".join(
-        f'{table} (<a href="{table}.csv">CSV</a>, <a href="{table}.parquet">Parquet</a>)'
-        for table in results.Tables._fields
-    )
-    parts = [
-        _bad_section(_bad(site, books)),
-        _waiting_section(waiting),
-        _notebooks_section(books),
-        _claims_section(site, books, claims),
-        _effects_section(sections),
-    ]
-    body = f'<h1>Sweep {escape(name)}</h1><p class="lead {kind}">{"; ".join(said)}.</p><p>{held}. Tables: {tables}.</p>'
-    found = re.findall(r'<section id="([\w-]+)"><h2>([^<]+)', "".join(parts))
-    contents = " · ".join(f'<a href="#{anchor}">{words}</a>' for anchor, words in found)
-    body += f'<nav class="contents" aria-label="On this page">{contents}</nav>{"".join(parts)}'
-    title = f"Sweep {name}"
-    site.put("index.html", title, f'<main class="sweep">{body}</main>')
-
-
-def _bad_section(rows: list[tuple[str, ...]]) -> str:
-    if not rows:
-        return ""
-    table = _listing_table(rows[:AT_A_GLANCE])
-    more = _more(len(rows), AT_A_GLANCE, "runs", "not-well-1.html", "in the list of all of them")
-    return f'<section id="not-well"><h2>What did not go well</h2>{table}{more}</section>'
-
-
-def _waiting_section(waiting: Sequence[Mapping[str, Any]]) -> str:
-    if not waiting:
-        return ""
-    rows = [
-        (escape(str(run["notebook"])), escape(", ".join(_setting(name, run["given"]) for name in run["given"])))
-        for run in waiting[:ON_A_PAGE]
-    ]
-    more = f"<p>And {len(waiting) - ON_A_PAGE} more.</p>" if len(waiting) > ON_A_PAGE else ""
-    table = f"{pages.table(('Notebook', 'Given'), rows)}{more}"
-    summary = f"<summary>{_count(len(waiting), 'run')}: start the sweep again, and it goes on with them</summary>"
-    body = f"<details>{summary}{table}</details>"
-    return f'<section id="planned"><h2>Planned and not run yet</h2>{body}</section>'
-
-
-def _notebooks_section(books: Sequence[Book]) -> str:
-    rows = []
-    for book in books:
-        held = sum(claim["holds"] for run in book.runs for claim in run.claims)
-        checked = sum(len(run.claims) for run in book.runs)
-        link = book.listing()
-        rows.append(
-            (
-                f'<a href="{book.page}">{escape(book.title)}</a>',
-                f'<a href="{book.page}">{len(book.settings)}</a>',
-                f'<a href="{link}">{_well(book.runs)}</a>',
-                f'<a href="{link}">{held:,} of {checked:,}</a>',
-                f'<a href="{link}">{clock(median(run.seconds for run in book.runs))}</a>',
-            )
-        )
-    heads = ("Notebook", "Settings", "Runs that went well", "Checks of claims that held", "Median time")
-    return f'<section id="notebooks"><h2>Notebooks</h2>{_numbers(heads, rows, 4)}</section>'
-
-
-def _claims_section(
-    site: Site, books: Sequence[Book], claims: Sequence[Mapping[str, tuple[Rate, list[Sidecar]]]]
-) -> str:
-    every = [
-        (book, number, rate)
-        for book, rates in zip(books, claims, strict=True)
-        for number, (rate, _) in enumerate(rates.values())
-    ]
-    every.sort(key=lambda entry: entry[2].held / entry[2].runs)
-    broken = [rate for _, _, rate in every if rate.held < rate.runs]
-    picture = ""
-    if broken:
-        lowest = broken[: figures.RATES]
-        title = f"{len(broken)} of {_count(len(every), 'claim')} did not hold in every run"
-        title += f"; the {len(lowest)} that held least" if len(lowest) < len(broken) else ""
-        file = site.picture("claims", [title, lowest], lambda: figures.png(figures.pass_rates(lowest, title)))
-        said = "; ".join(f"{rate.claim}: {rate.held} of {rate.runs}" for rate in lowest)
-        picture = _figure(file, f"{title}, with 95% intervals. {said}.")
-    rows = [
-        (
-            escape(rate.claim),
-            escape(book.title),
-            f'<a href="{book.page}#c-{number}">{_held(rate)}</a>',
-            _rate_interval(rate),
-        )
-        for book, number, rate in every[:CLAIMS]
-    ]
-    note = (
-        "Of the runs that came to the claim; those that ended before it are not counted. Wilson's interval, "
-        "which says what more seeds may still show."
-    )
-    heads = ("Claim", "Notebook", "Held", "95% interval")
-    first = _numbers(heads, rows[: len(broken)], 2)
-    rest = _numbers(heads, rows[len(broken) :], 2)
-    if rest:
-        held = f"{_count(len(every) - len(broken), 'claim')} held in every run that came to it"
-        rest = f"<details><summary>{held}</summary>{rest}</details>"
-    more = _more(len(every), CLAIMS, "claims, which held most", "", "on the notebooks' pages")
-    found = f"{picture}{first}{rest}{more}" if every else "<p>No run checked a claim.</p>"
-    return f'<section id="claims"><h2>Claims</h2><p class="note">{note}</p>{found}</section>'
-
-
-def _effects_section(sections: Sequence[tuple[Book, str, list[tuple[str, ...]]]]) -> str:
-    note = (
-        "Mean over seeds of what the notebooks put on record, with Student's 95% interval for that mean. A run that "
-        "ended early counts for the records it came to. Each mean leads to its runs."
-    )
-    parts = [
-        f"<h3>{escape(book.title)}</h3>{drawn}{_effects_table(rows, AT_A_GLANCE, book.page)}"
-        for book, drawn, rows in sections
-        if rows or drawn
-    ]
-    if not parts:
-        return ""
-    return f'<section id="records"><h2>Records</h2><p class="note">{note}</p>{"".join(parts)}</section>'
-
-
-def _effects(book: Book) -> list[tuple[str, ...]]:
-    """A row for each number on record and setting, under a row for each record."""
-    keys = list(dict.fromkeys(key for setting in book.settings for key in setting.scalars))
-    rows: list[tuple[str, ...]] = []
-    for name in dict.fromkeys(key.record for key in keys):
-        found = [
-            (" · ".join(filter(None, [*map(str, key.place), setting.name])), *_mean(values, setting.link))
-            for key in keys
-            for setting in book.settings
-            if key.record == name and (values := setting.scalars.get(key))
-        ]
-        alone = len(found) == 1
-        rows += [] if alone else [(escape(name),)]
-        rows += [(escape(f"{name} · {words}".removesuffix(" · ") if alone else words), *rest) for words, *rest in found]
-    return rows
-
-
-def _mean(values: Sequence[float], link: str) -> tuple[str, str, str]:
-    mean = sum(values) / len(values)
-    if interval := figures.spread(values):
-        between = f"{interval.low:.4g} to {interval.high:.4g}"
-    elif len(values) == 1:
-        between = "one seed"
-    else:
-        between = f"{sum(not math.isfinite(value) for value in values)} not finite"
-    return f'<a href="{link}">{mean:.4g}</a>', between, str(len(values))
-
-
-def _effects_table(rows: list[tuple[str, ...]], limit: int, page: str) -> str:
-    if not rows:
-        return "<p>No single number was put on record.</p>"
-    table = _numbers(("Record, by setting", "Mean", "95% interval", "n"), rows[:limit], 3)
-    if len(rows) <= limit:
-        more = ""
-    elif page:
-        more = _more(len(rows), limit, "rows", page, "on the notebook's page")
-    else:
-        more = _more(len(rows), limit, "rows", "records.csv", "in the table of records, run by run")
-    return f"{table}{more}"
-
-
-# Figures
-
-
-def _figures(site: Site, book: Book) -> str:
-    """The figures of a notebook's records as HTML: numbers by setting, then curves."""
-    seeds = len({json.dumps(run.seed) for run in book.runs})
-    over = f"mean and 95% interval over {_count(seeds, 'seed')}" if seeds > 1 else "one seed, so no interval"
-    cause = "settings do" if len(book.settings) > 1 else "seed does" if seeds > 1 else ""
-    drawn = []
-
-    def words(what: str, drawn_as: str) -> str:
-        asked = f"What the {cause} to the {what} of {book.title}? {drawn_as}, " if cause else ""
-        return f"{asked or f'The {what} of {book.title}: '}{over}"
-
-    if along := _along(book):
-        scanned = _scanned(book, along)
-        title = words("numbers", "Line and band") + _first(PANELS, len(scanned), "records")
-        file = site.picture(
-            f"numbers-{book.name}",
-            [title, scanned[:PANELS]],
-            lambda: figures.png(figures.curves(scanned[:PANELS], title)),
-        )
-        drawn.append(_figure(quote(file), f"{title}. {'; '.join(_ends(panel) for panel in scanned[:PANELS])}."))
-    elif (panels := _dots(book)) and cause:
-        shown, rows = panels[:PANELS], max(len(panel.rows) for panel in panels[:PANELS])
-        title = words("numbers", "Seeds as dots")
-        title += _first(len(shown), len(panels), "records") + _first(figures.ROWS, rows, "rows")
-        file = site.picture(f"numbers-{book.name}", [title, shown], lambda: figures.png(figures.dots(shown, title)))
-        said = "; ".join(f"{panel.title}: {_range(panel)}" for panel in shown)
-        drawn.append(_figure(quote(file), f"{title}. {said}."))
-    if lines := _curves(book):
-        few, text = lines[:PANELS], words("curves", "Line and band")
-        text += _first(len(few), len(lines), "records") + _first(figures.LINES, len(book.settings), "settings")
-        file = site.picture(f"curves-{book.name}", [text, few], lambda: figures.png(figures.curves(few, text)))
-        drawn.append(_figure(quote(file), f"{text}. {'; '.join(_ends(panel) for panel in few)}."))
-    return "".join(drawn)
+def _is_drawn(place: tuple[int | str, ...]) -> bool:
+    """Whether a number is the value itself: a second of a pair, or `half_width`, is its interval."""
+    return place[-1:] not in NOT_DRAWN and all(step == 0 for step in place if isinstance(step, int))
 
 
 def _first(shown: int, there: int, noun: str) -> str:
     return f" (the first {shown} of {there} {noun})" if shown < there else ""
 
 
-def _dots(book: Book) -> list[Dots]:
-    """A panel for each record of single numbers; of a list of two the first, and its row says so."""
-    panels: dict[str, dict[str, Sequence[float]]] = {}
-    for key in dict.fromkeys(key for setting in book.settings for key in setting.scalars):
-        if not _is_drawn(key):
-            continue
-        for setting in book.settings:
-            if values := setting.scalars.get(key):
-                names = [step if isinstance(step, str) else "1st" for step in key.place]
-                panels.setdefault(key.record, {})[" · ".join(filter(None, [*names, setting.name]))] = values
-    return [Dots(name, rows) for name, rows in panels.items()]
+def _range(values: pd.DataFrame) -> str:
+    """What a panel shows, in words: all means of dots, the ends of the first curve."""
+    if "x" not in values:
+        means = values.groupby("line").value.mean()
+        low, high = means.min(), means.max()
+        return f"{low:.3g}" if low == high else f"means from {low:.3g} to {high:.3g}"
+    line = values.line.iloc[0]
+    means = values[values.line == line].groupby("x").value.mean()
+    return f"{line}{', ' if line else ''}from {means.iloc[0]:.3g} to {means.iloc[-1]:.3g}"
 
 
-def _along(book: Book) -> str:
-    """The one parameter that varies, if it is a number with more values than dots have rows; else nothing."""
-    varied = {name for setting in book.settings for name in _unseeded(setting.runs[0])} - book.fixed.keys()
-    values = [setting.runs[0].given.get(name) for name in varied for setting in book.settings]
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    return "".join(varied) if len(varied) == 1 and numbers and len(book.settings) > figures.ROWS else ""
-
-
-def _scanned(book: Book, along: str) -> list[Curves]:
-    """A panel for each number on record, drawn along a parameter."""
-    panels: dict[str, dict[float, Sequence[float]]] = {}
-    for setting in book.settings:
-        for key, values in setting.scalars.items():
-            if _is_drawn(key):
-                panels.setdefault(str(key), {})[setting.runs[0].given[along]] = values
-    return [Curves(name, along, {"": line}) for name, line in panels.items()]
-
-
-def _curves(book: Book) -> list[Curves]:
-    panels: dict[Scalar, dict[str, Mapping[float, Sequence[float]]]] = {}
-    for key in dict.fromkeys(key for setting in book.settings for key in setting.curves):
-        if not _is_drawn(key):
-            continue
-        for setting in book.settings:
-            if line := setting.curves.get(key):
-                panels.setdefault(key, {})[setting.name] = line
-    return [
-        Curves(" · ".join([key.record, *(step for step in key.place if isinstance(step, str))]), "", lines)
-        for key, lines in panels.items()
-    ]
-
-
-def _is_drawn(key: Scalar) -> bool:
-    """Whether a number is the value itself: a second of a pair, or `half_width`, is its interval."""
-    return key.place[-1:] not in (("ci95",), ("half_width",), ("tasks",)) and all(
-        step == 0 for step in key.place if type(step) is int
-    )
-
-
-def _range(panel: Dots) -> str:
-    means = [sum(values) / len(values) for values in panel.rows.values()]
-    low, high = min(means), max(means)
-    return f"{low:.3g}" if low == high else f"means from {low:.3g} to {high:.3g}"
-
-
-def _ends(panel: Curves) -> str:
-    name, line = next(iter(panel.lines.items()))
-    first, last = (sum(line[x]) / len(line[x]) for x in (min(line), max(line)))
-    return f"{panel.title}{f', {name}' if name else ''}: from {first:.3g} to {last:.3g}"
-
-
-def _figure(file: str, alt: str) -> str:
-    return f'<figure><img src="{file}" alt="{escape(alt)}"></figure>'
-
-
-# Words
-
-
-def _nav(*links: tuple[str, str]) -> str:
-    parts = [("index.html", "Sweep"), *links]
-    anchors = "".join(f'<span><a href="{target}">{escape(text)}</a></span>' for target, text in parts)
-    return f'<nav class="sweep-nav" aria-label="Report">{anchors}</nav>'
-
-
-def _status(run: Sidecar) -> str:
-    status = pages.mark(run.status == "ok", pages.WORDS["ok"], pages.WORDS[run.status])
-    if not run.error:
-        return status
-    place = f"cell {run.cell}: " if run.cell else ""
-    return f'{status} <span class="error">{place}{escape(_cut(run.error))}</span>'
-
-
-def _href(run: Sidecar, home: str) -> str:
-    return f"{home}/{quote(f'{run.notebook}-{run.key}.ipynb')}"
-
-
-def _seed(run: Sidecar) -> str:
-    return "" if run.seed is None else f"seed {_text(run.seed)}"
-
-
-def _full_name(book: Book, setting: Setting, run: Sidecar) -> str:
-    which = _which(setting, run)
-    return f"{book.title}: {which}" if which else book.title
-
-
-def _which(setting: Setting, run: Sidecar) -> str:
-    return ", ".join(filter(None, [_seed(run), setting.name]))
-
-
-def _held(rate: Rate) -> str:
-    text = f"{rate.held:,} of {rate.runs:,}"
-    return text if rate.held == rate.runs else f'<span class="false">{text}</span>'
-
-
-def _rate_interval(rate: Rate) -> str:
-    interval = wilson_interval(rate.held, rate.runs)
-    digits = 0 if rate.runs < 100 else 1
-    return f"{interval.low:.{digits}%} to {interval.high:.{digits}%}"
-
-
-def _well(runs: Sequence[Sidecar]) -> str:
-    return f"{sum(run.status == 'ok' for run in runs):,} of {len(runs):,}"
-
-
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """A number of things, in words."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _numbers(heads: Sequence[str], rows: Sequence[Sequence[str]], columns: int) -> str:
-    """A table whose last columns hold numbers; nothing where there are no rows."""
-    table = pages.table(heads, rows)
-    return f'<div class="numbers last-{columns}">{table}</div>' if table else ""
+# Pages
 
 
-def _more(there: int, shown: int, noun: str, link: str, place: str) -> str:
-    if there <= shown:
-        return ""
-    where = f'<a href="{link}">{place}</a>' if link else place
-    return f"<p>{there - shown:,} more {noun} are {where}.</p>"
+def _execute(notebook: NotebookNode) -> None:
+    """Run the cells in this process, which has loaded all that they import. Raises what they raise."""
+    mine = not InteractiveShell.initialized()
+    quiet = Config(HistoryManager={"enabled": False})
+    shell = InteractiveShell.instance(config=quiet, user_module=ModuleType("report"))
+    shell.display_trap.hook = lambda value: None if value is None else display(value)  # of a cell's last line
+    try:
+        for number, cell in enumerate(notebooks.code_cells(notebook), 1):
+            with capture_output() as captured:
+                ran = shell.run_cell(cell.source)
+            ran.raise_error()
+            cell.outputs = [new_output("display_data", o.data, metadata=o.metadata or {}) for o in captured.outputs]
+            cell.execution_count = number
+    finally:
+        if mine:
+            InteractiveShell.clear_instance()
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def _print(notebook: NotebookNode, title: str) -> str:
+    """The executed notebook, which is changed, as a page without its code."""
+    for cell in notebooks.code_cells(notebook):
+        cell.metadata["transient"] = {"remove_source": True}
+    article, _ = pages.article(notebook, {})
+    return pages.render("report.html", title=title, article=article, made_from="sweep")
 
 
-def _code_text(value: Any) -> str:
-    return f"<code>{escape(_cut('none' if value is None else _text(value)))}</code>"
+def _run_pages(sweep: Sweep, out: Path) -> None:
+    """Write the page of each run that is not there yet; those with notebooks in several processes if they are many."""
+    jobs, listed = [], {title: link("", runs).href for title, runs in sweep.runs.groupby("title")}
+    for row in sweep.runs.itertuples():
+        executed = out / row.executed if row.executed else None
+        values = {
+            "run": row.run,
+            "heading": f"{row.title}: {which(row)}",
+            "executed": quote(row.executed),
+            "command": command(row.run),
+            "listed": listed[row.title],
+        }
+        made_from = _digest(_code(), repr(values), executed.read_bytes() if executed else b"")
+        if _made_from(out / row.page) != made_from:
+            jobs.append((out / row.page, executed, values | {"made_from": made_from}))
+    heavy = [job for job in jobs if job[1]]
+    several = _processes() > 1 and len(heavy) > FEW
+    done = 0
+    with shown(lambda: f"{done} of {len(jobs)} pages"):
+        for job in jobs:
+            if not (several and job[1]):
+                _run_page(*job)
+                done += 1
+        if several:
+            with ProcessPoolExecutor(_processes(), mp_context=get_context("spawn")) as pool:
+                try:
+                    for ended in as_completed([pool.submit(_run_page, *job) for job in heavy]):
+                        ended.result()
+                        done += 1
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= LONG else f"{text[:LONG]} … ({len(text) - LONG:,} characters more)"
+def _processes() -> int:
+    """How many may run at once here."""
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
+
+
+def _run_page(page: Path, executed: Path | None, values: Mapping[str, Any]) -> None:
+    article, css = pages.article(notebooks.load(executed), {}) if executed else (Markup(), Markup())
+    # The notebook's headings stand below the page's own.
+    lower = re.sub(r"(?<=<h|/h)[1-5](?=[\s>])", lambda level: str(int(level[0]) + 1), article)
+    files.write(page, pages.render("run.html", **values, article=Markup(lower), css=css, text=text))
+
+
+def _made_from(page: Path) -> str | None:
+    """What a page of a report says it was made from; None for a file that is no such page."""
+    try:
+        with page.open(encoding="utf-8") as file:
+            found = MADE.search(file.read(4000))
+    except (OSError, UnicodeDecodeError):
+        return None
+    return found[1] if found else None
+
+
+def _clear(out: Path, made: set[str], index: str) -> None:
+    """Delete what an earlier report left here that this one has no use for; other files are left alone."""
+    for path in out.glob("*.html"):
+        if path.name not in made and _made_from(path):
+            path.unlink()
+    for path in out.glob("*.png"):
+        if re.fullmatch(r".+-[0-9a-f]{16}", path.stem) and quote(path.name) not in index:
+            path.unlink()
+
+
+def _digest(*parts: str | bytes) -> str:
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(hashlib.sha256(part.encode() if isinstance(part, str) else part).digest())
+    return total.hexdigest()[:16]
+
+
+@cache
+def _code() -> str:
+    """A digest of what makes pages and figures: those made by other code are made again."""
+    made_by = [HERE / "report.py", HERE / "figures.py", HERE / "templates", pages.TEMPLATES, Path(pages.__file__)]
+    found = [file for path in made_by for file in ([path] if path.is_file() else sorted(path.rglob("*.*")))]
+    return _digest(*(file.read_bytes() for file in found))
