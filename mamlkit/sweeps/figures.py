@@ -15,6 +15,7 @@ from PIL import Image
 
 from mamlkit.figures.theme import FAILURE, FIRST_ORDER, MAML, QUERY, SUPPORT, THETA, TRUTH, Role, canvas
 from mamlkit.statistics import Interval, t_interval, wilson_interval
+from mamlkit.sweeps import results
 
 DPI = 144
 RATES, PANELS, ROWS, LINES = 24, 8, 16, 6  # the most claims and panels in a figure, rows and curves in a panel
@@ -32,7 +33,7 @@ def spread(values: Iterable[float]) -> Interval | None:
 def pass_rates(rates: pd.DataFrame, title: str) -> Figure:
     """The share of runs in which each claim holds, with its Wilson 95% interval. Columns: claim, held, runs."""
     figure, (ax,) = canvas(height=1.1 + 0.27 * len(rates), title=fill(title, 80))
-    for place, rate in enumerate(rates.itertuples()):
+    for place, rate in enumerate(results.rows(rates)):
         interval, role = wilson_interval(rate.held, rate.runs), MAML if rate.held == rate.runs else FAILURE
         ax.plot([interval.low, interval.high], [place, place], color=role.color, solid_capstyle="butt")
         ax.plot(interval.mean, place, **role.dots)
@@ -57,10 +58,12 @@ def dots(values: pd.DataFrame, title: str) -> Figure:
         len(heights), columns, height=sum(heights) + 0.45, height_ratios=heights, title=fill(title, 80)
     )
     for ax, (name, rows) in zip(axes, panels, strict=False):
-        ax.set_yticks(range(len(rows[:ROWS])), [_row(ax, y, *row) for y, row in enumerate(rows[:ROWS])])
+        ax.set_yticks(
+            range(len(rows[:ROWS])), [_row(ax, y, str(line), values) for y, (line, values) in enumerate(rows[:ROWS])]
+        )
         ax.set_ylim(len(rows[:ROWS]) - 0.4, -0.6)
         ax.xaxis.set_major_locator(MaxNLocator(4 if columns > 1 else 8))
-        ax.set_title(fill(name, 34 if columns > 1 else 60))
+        ax.set_title(fill(str(name), 34 if columns > 1 else 60))
     for ax in axes[len(panels) :]:
         ax.remove()
     return figure
@@ -98,7 +101,7 @@ def curves(values: pd.DataFrame, title: str, x: str = "") -> Figure:
             ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         listed = whole and panel.x.min() == 0 and panel.x.nunique() == panel.x.max() + 1
         ax.set_xlabel(x or ("position in the list, from 0" if listed else "key in the record"))
-        ax.set_title(fill(name, 44))
+        ax.set_title(fill(str(name), 44))
     for ax in axes[len(panels) :]:
         ax.remove()
     seeds = values.groupby(["line", "panel", "x"]).size().groupby("line").agg(["min", "max"]).astype(str)

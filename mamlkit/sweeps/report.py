@@ -154,7 +154,7 @@ def _settings(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.assign(
         setting=[marks[w] for w in words],
         fixed=", ".join(f"{name} {text(given[0][name])}" for name in names if name not in varied),
-        along=along if scanned else math.nan,
+        along=pd.Series(along if scanned else math.nan, index=runs.index),
         scanned="".join(varied) if scanned else "",
     ).sort_values("setting", kind="stable")
 
@@ -244,7 +244,7 @@ def listed(runs: pd.DataFrame) -> list[dict[str, Any]]:
             "Seconds": round(run.seconds, 1),
             "Executed notebook": Cell("notebook", quote(run.executed)) if run.executed else "not here",
         }
-        for run in runs.itertuples()
+        for run in results.rows(runs)
     ]
 
 
@@ -293,7 +293,7 @@ def text(value: Any) -> str:
 
 def some(runs: pd.DataFrame) -> list[Cell | str]:
     """Links to runs, the first ten of them."""
-    first: list[Cell | str] = [Cell(which(run), quote(run.page)) for run in runs.head(FAILURES).itertuples()]
+    first: list[Cell | str] = [Cell(which(run), quote(run.page)) for run in results.rows(runs.head(FAILURES))]
     return first + ([f"and {len(runs) - FAILURES:,} more"] if len(runs) > FAILURES else [])
 
 
@@ -314,7 +314,7 @@ def pass_rates(rates: pd.DataFrame) -> HTML | None:
     lowest = broken.head(figures.RATES)
     title = f"{len(broken)} of {count(len(rates), 'claim')} did not hold in every run"
     title += f"; the {len(lowest)} that held least" if len(lowest) < len(broken) else ""
-    said = "; ".join(f"{rate.claim}: {rate.held} of {rate.runs}" for rate in lowest.itertuples())
+    said = "; ".join(f"{rate.claim}: {rate.held} of {rate.runs}" for rate in results.rows(lowest))
     draw = partial(figures.pass_rates, lowest, title)
     return None if broken.empty else _picture("claims", f"{title}, with 95% intervals. {said}.", lowest, draw)
 
@@ -343,10 +343,10 @@ def pictures(sweep: Sweep, title: str) -> list[HTML]:
     ):
         if values.empty or (what == "numbers" and not cause):
             continue
-        panels, shape = values.panel.unique(), "Line and band" if "x" in values else "Seeds as dots"
-        shown = values[values.panel.isin(panels[: figures.PANELS])]
+        records, shape = values.panel.unique(), "Line and band" if "x" in values else "Seeds as dots"
+        shown = values[values.panel.isin(records[: figures.PANELS])]
         words = f"What the {cause} to the {what} of {title}? {shape}, " if cause else f"The {what} of {title}: "
-        words += over + _first(figures.PANELS, len(panels), "records")
+        words += over + _first(figures.PANELS, len(records), "records")
         words += _first(limit, shown.groupby("panel").line.nunique().max(), lines)
         said = "; ".join(f"{panel}: {_range(rows)}" for panel, rows in shown.groupby("panel", sort=False))
         name = f"{what}-{runs.stem.iloc[0]}"
@@ -419,7 +419,7 @@ def _print(notebook: NotebookNode, title: str) -> str:
 def _run_pages(sweep: Sweep, out: Path) -> None:
     """Write the page of each run that is not there yet; those with notebooks in several processes if they are many."""
     jobs, listed = [], {title: link("", runs).href for title, runs in sweep.runs.groupby("title")}
-    for row in sweep.runs.itertuples():
+    for row in results.rows(sweep.runs):
         executed = out / row.executed if row.executed else None
         values = {
             "run": row.run,

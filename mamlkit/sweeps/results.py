@@ -170,6 +170,11 @@ def number(leaf: Any) -> float | None:
     return None if leaf is None else float(leaf)
 
 
+def rows(table: pd.DataFrame) -> Iterator[Any]:
+    """The rows of a table, its columns as their attributes."""
+    return iter(table.itertuples())
+
+
 def _split(leaf: Any) -> tuple[float | None, str | None]:
     value = number(leaf)
     return value, leaf if value is None else None
