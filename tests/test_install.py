@@ -110,6 +110,7 @@ print(after.half_width()[-1].item())
         ("mk.show", "ledger"),
         ("mk.figures", "figures"),
         ("mk.Omniglot()", "images"),
+        ("mk.t_interval([1.0, 2.0])", "statistics"),
         ("import mamlkit.study.notebooks", "study"),
         ("import mamlkit.sweeps.results", "sweeps"),
     ],
