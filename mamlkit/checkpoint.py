@@ -12,11 +12,11 @@ import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from types import CodeType, FunctionType, MethodType
+from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mamlkit.files import write
 from mamlkit.objective import Objective
@@ -36,13 +36,16 @@ class Run:
     norm uses, the inner rule and the outer gradient. Of step sizes that are learned the shape is compared, as of θ.
     """
 
-    def __init__(self, path: str | Path | None, objective: Objective, parts: Mapping[str, Any], settings: str) -> None:
+    def __init__(
+        self, path: str | Path | None, objective: Objective, parts: Mapping[str, Any], settings: Mapping[str, Any]
+    ) -> None:
         self.path = None if path is None else Path(path)
-        if self.path is not None:
-            check_writable(self.path)
+        if self.path is None:
+            return
+        check_writable(self.path)
         model = objective.model
         self.agreement = {
-            "settings": settings,
+            "settings": " ".join(f"{name}={described(value)}" for name, value in settings.items()),
             "layers": f"{model} {'in training' if model.training else 'in evaluation'} mode",
             "loss function": described(objective.loss),
             "batch norm mode": objective.batch_norm,
@@ -85,30 +88,37 @@ class Run:
         return int(state["iteration"]), float(state["seconds"])
 
 
-def described(thing: Any) -> str:
-    """A text that is the same in every process for the same thing, and another for a function of other code."""
+def described(thing: Any, within: tuple[int, ...] = ()) -> str:
+    """A text that is the same in every process for the same thing, and another for a function of other code.
+
+    Of what a function calls by a global name the name alone counts. `within` holds what this is a part of.
+    """
+    if id(thing) in within:
+        return "itself"
+    inside = partial(described, within=(*within, id(thing)))
     if isinstance(thing, Tensor):
         what = f"{tuple(thing.shape)} {thing.dtype}"
         return f"learned {what}" if thing.requires_grad else f"{what} {_digest(repr(thing.tolist()))}"
     if isinstance(thing, Mapping):
-        return "{" + ", ".join(f"{name}: {described(value)}" for name, value in thing.items()) + "}"
+        return "{" + ", ".join(f"{name}: {inside(value)}" for name, value in thing.items()) + "}"
+    if isinstance(thing, set | frozenset):
+        return "{" + ", ".join(sorted(map(inside, thing))) + "}"  # in no order, which changes from process to process
     if isinstance(thing, list | tuple):
-        return "(" + ", ".join(map(described, thing)) + ")"
+        return "(" + ", ".join(map(inside, thing)) + ")"
     if isinstance(thing, partial):
-        return f"partial{described((thing.func, thing.args, thing.keywords))}"
+        return f"partial{inside((thing.func, thing.args, thing.keywords))}"
     if isinstance(thing, MethodType):
-        return f"{described(thing.__func__)} of {described(thing.__self__)}"
+        return f"{inside(thing.__func__)} of {inside(thing.__self__)}"
+    if isinstance(thing, CodeType):
+        return _digest(inside((thing.co_code.hex(), thing.co_consts, thing.co_names)))
     if isinstance(thing, FunctionType):
-        kept = [cell.cell_contents for cell in thing.__closure__ or ()]
-        around = described((kept, thing.__defaults__ or (), thing.__kwdefaults__ or {}))
-        return f"{thing.__module__}.{thing.__qualname__} {_digest(_code(thing.__code__))} {around}"
-    # A repr that is an address changes from process to process; the type has to do.
-    return type(thing).__qualname__ if " object at 0x" in repr(thing) else repr(thing)
-
-
-def _code(code: CodeType) -> str:
-    constants = [_code(part) if isinstance(part, CodeType) else repr(part) for part in code.co_consts]
-    return repr((code.co_code, constants, code.co_names))
+        kept = [cell.cell_contents for cell in thing.__closure__ or () if cell != CellType()]
+        around = inside((kept, thing.__defaults__ or (), thing.__kwdefaults__ or {}))
+        return f"{thing.__module__}.{thing.__qualname__} {inside(thing.__code__)} {around}"
+    plain = " object at 0x" in repr(thing)  # an address, which changes from process to process: the type has to do
+    name = type(thing).__qualname__ if plain else repr(thing)
+    # A loss may be a module or an object that is called: what it holds says more than its name.
+    return name + (inside(vars(thing)) if isinstance(thing, nn.Module) or (plain and callable(thing)) else "")
 
 
 def _digest(text: str) -> str:

@@ -154,9 +154,9 @@ def route(name: str, known: Mapping[str, Any]) -> None:
 
 def same_structure(found: Any, wanted: Params, what: str) -> None:
     """Refuse a dict that does not hold a tensor of the same shape under each of the same names."""
-    shapes = {name: _shape(tensor.shape) for name, tensor in wanted.items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
     is_params = isinstance(found, Mapping) and all(isinstance(tensor, Tensor) for tensor in found.values())
-    given = {name: _shape(tensor.shape) for name, tensor in found.items()} if is_params else type(found).__name__
+    given = {name: tuple(tensor.shape) for name, tensor in found.items()} if is_params else type(found).__name__
     if given != shapes:
         raise ValueError(f"{what} is {given}; it must hold {shapes}, a tensor for each parameter")
 

@@ -48,12 +48,7 @@ class Curve:
 
 
 def follow(
-    objective: Objective,
-    theta: Params,
-    tasks: TaskBatch,
-    inner: InnerLoop,
-    route: str,
-    parts: Sequence[str] = ("query",),
+    objective: Objective, theta: Params, tasks: TaskBatch, inner: InnerLoop, route: str, parts: Sequence[str]
 ) -> dict[str, Curve]:
     """Adapt θ to each task, and examine it on `parts` of the task's data before the first step and after each.
 
@@ -101,11 +96,8 @@ def _accuracy(prediction: Tensor, y: Tensor) -> Tensor | None:
 
     None where y holds no classes, or a task has no label that counts.
     """
-    if (
-        y.is_floating_point()
-        or y.is_complex()
-        or prediction.shape != (*y.shape[:2], *prediction.shape[2:3], *y.shape[2:])
-    ):
+    fitting = (*y.shape[:2], *prediction.shape[2:3], *y.shape[2:])
+    if y.is_floating_point() or y.is_complex() or prediction.shape != fitting:
         return None
     counted = y != IGNORED
     right = ((prediction.argmax(2) == y) & counted).flatten(1).sum(1)

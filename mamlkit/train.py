@@ -83,14 +83,17 @@ def train(
     theta, learned = objective.parameters(), checks.learned(alpha)
     checks.settings(objective, theta, alpha, steps, order)
     counts = {"tasks_per_iteration": tasks_per_iteration, "checkpoint_every": checkpoint_every}
-    counts |= {"iterations": iterations, "examine_tasks": examine_tasks, "examine_every": examine_every or 1}
+    counts |= {"iterations": iterations, "examine_tasks": examine_tasks}
+    counts |= {} if examine_every is None else {"examine_every": examine_every}
     checks.training(alpha, beta, **counts)
     checks.route(route, ROUTES)
     trained = [*theta.values(), *learned.values()]
     place = trained[0].device
     optimizer = torch.optim.Adam(trained, lr=beta, fused=all(_is_fusible(weight) for weight in trained))
-    settings = f"alpha={described(alpha)} {beta=} {steps=} {order=} {tasks_per_iteration=}"
-    run = Run(checkpoint, objective, {"tasks": tasks, "inner rule": rule, "outer gradient": outer}, settings)
+    settings = {"alpha": alpha, "beta": beta, "steps": steps, "order": order}
+    settings |= {"tasks_per_iteration": tasks_per_iteration}
+    parts = {"tasks": tasks, "inner rule": rule, "outer gradient": outer}
+    run = Run(checkpoint, objective, parts, settings)
     first, past = run.resume(theta, learned, optimizer)
     began = time.perf_counter() - past
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -273,3 +274,69 @@ def test_training_examined_or_not_ends_with_the_same_bits() -> None:
     list(training(plain, 4))
     list(training(examined, 4, examine_every=1))
     assert torch.equal(flat(plain.theta()), flat(examined.theta()))
+
+
+def smooth(epsilon: float) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """A loss that knows itself, as a recursive function does, and that holds a set."""
+
+    def loss(prediction: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return mse(prediction, y) * (1 - epsilon) if loss.__name__ in {"loss", "other", "third"} else mse(prediction, y)
+
+    return loss
+
+
+class Weighted:
+    """A loss that is an object."""
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+
+    def __call__(self, prediction: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.weight * mse(prediction, y)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (smooth(0.0), smooth(0.1)),
+        (Weighted(1.0), Weighted(2.0)),
+        (torch.nn.HuberLoss(delta=1.0), torch.nn.HuberLoss(delta=2.0)),
+        (torch.nn.SmoothL1Loss(), torch.nn.MSELoss()),
+        (partial(torch.nn.functional.huber_loss, delta=1.0), partial(torch.nn.functional.huber_loss, delta=2.0)),
+    ],
+    ids=["closure", "object", "module's setting", "module", "partial"],
+)
+def test_a_run_is_resumed_under_the_same_loss_and_refused_under_another(
+    tmp_path: Path, first: Callable[..., torch.Tensor], second: Callable[..., torch.Tensor]
+) -> None:
+    file, target = tmp_path / "run.checkpoint", objective()
+    list(training(replace(target, loss=first), 2, checkpoint=file))
+    assert [record.iteration for record in training(replace(target, loss=first), 3, checkpoint=file)] == [2]
+    with pytest.raises(ValueError, match="another run: its loss function is"):
+        list(training(replace(target, loss=second), 4, checkpoint=file))
+
+
+DESCRIBED = """
+from test_train import Weighted, smooth
+from mamlkit.checkpoint import described
+print(described([smooth(0.1), Weighted(2.0), {"a", "b", "c", "d"}]))
+"""
+
+
+def test_a_loss_is_the_same_in_every_process() -> None:
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", DESCRIBED],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": seed},
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("name", ["examine_every", "examine_tasks"])
+def test_examinations_of_nothing_are_refused(name: str) -> None:
+    nothing: dict[str, object] = {name: 0}
+    with pytest.raises(ValueError, match=f"{name} is 0; it must be 1 or more"):
+        next(training(objective(), 1, TASKS, **nothing))
