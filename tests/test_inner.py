@@ -24,6 +24,20 @@ def test_adapt_is_gradient_descent_on_the_support(steps: int) -> None:
     assert torch.allclose(adapted["0.weight"][0], w[:, 0], atol=1e-14, rtol=0)
 
 
+def test_every_parameter_takes_the_step_that_plain_pytorch_computes() -> None:
+    objective, theta, batch = sinusoid_problem()
+    x, y = batch.task(0).support
+    leaves = {name: weight.clone().requires_grad_() for name, weight in theta.items()}
+    for _ in range(3):
+        loss = mse(torch.func.functional_call(objective.model, leaves, (x,)), y)
+        slopes = torch.autograd.grad(loss, list(leaves.values()))
+        leaves = {n: (w - 0.1 * g).detach().requires_grad_() for (n, w), g in zip(leaves.items(), slopes, strict=True)}
+    adapted = mk.adapt(objective, theta, batch.task(0).support, alpha=0.1, steps=3)
+    assert adapted.keys() == leaves.keys()
+    for name, weight in adapted.items():
+        assert torch.allclose(weight, leaves[name], atol=1e-14, rtol=0), name
+
+
 def test_order_does_not_change_theta_prime() -> None:
     objective, theta, batch = sinusoid_problem()
     support = batch.task(0).support
@@ -96,6 +110,7 @@ def test_a_bad_support_is_refused_by_what_is_wrong_with_it(support: mk.Batch, wo
         ({"alpha": float("inf")}, "alpha is inf"),
         ({"alpha": 0.1, "steps": -1}, "steps is -1"),
         ({"alpha": 0.1, "steps": 1.5}, "steps is 1.5"),
+        ({"alpha": 0.1, "steps": True}, "steps is True"),
         ({"alpha": 0.1, "order": 3}, "order is 3"),
     ],
 )

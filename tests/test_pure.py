@@ -168,3 +168,16 @@ def test_shared_modules_and_tied_weights_follow_theta_and_stay_whole() -> None:
     assert torch.allclose(found, ((x @ w.T + b) @ w.T + b) @ w.T + doubled["other.0.bias"])
     assert all(p is parameters[name] for name, p in model.named_parameters())
     assert torch.equal(model(x), wanted)
+
+
+def test_given_statistics_normalize_as_the_native_norm_does_in_evaluation_mode() -> None:
+    """With the support's statistics stored in it, PyTorch's own layer is the oracle; ε and variances are far off."""
+    norm = nn.BatchNorm1d(6, eps=0.5).double()
+    module = _module(norm)
+    support, query = _input((7, 6, 4)) * torch.linspace(0.1, 2, 6, dtype=torch.float64).view(1, 6, 1), _input((3, 6, 4))
+    found = pure.predict(module, dict(module.named_parameters()), query, support)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.running_mean.copy_(support.mean((0, 2)))
+    norm.running_var.copy_(support.var((0, 2), correction=0))
+    assert torch.allclose(found, module.eval()(query), atol=1e-12, rtol=0)

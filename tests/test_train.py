@@ -155,6 +155,18 @@ def test_the_first_non_finite_meta_loss_stops_training_and_keeps_the_last_good_s
     assert store.load(file)["iteration"] == 4
 
 
+def test_a_meta_gradient_that_is_not_finite_stops_training_though_the_loss_is() -> None:
+    def broken(*args: object, **kwargs: object) -> mk.MetaGradient:
+        found = mk.meta_gradient(*args, **kwargs)  # type: ignore[arg-type]
+        return found._replace(grad={name: g * math.nan for name, g in found.grad.items()})
+
+    target = objective()
+    before = target.theta()
+    with pytest.raises(FloatingPointError, match="the meta-gradient's norm nan; θ is left as it was"):
+        list(training(target, 2, outer=broken))
+    assert torch.equal(flat(target.theta()), flat(before))
+
+
 def saved(tmp_path: Path) -> Path:
     file = tmp_path / "run.checkpoint"
     list(training(objective(), 2, checkpoint=file))
