@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._C._functorch import TransformType, get_interpreter_stack
+from torch.func import vmap
 from torch.utils import _pytree as pytree
 
+from mamlkit import pure, watch
 from mamlkit.objective import Objective
 from mamlkit.pure import Params
 from mamlkit.tasks import Batch, TaskBatch
@@ -39,6 +42,100 @@ def settings(objective: Objective, theta: Params, alpha: Any, steps: int, order:
             "derivatives of it are missing or wrong. For many tasks use mk.meta_gradient or mk.evaluate, which stack "
             "them; for derivatives of θ' torch.func.grad and jacrev, or torch.autograd"
         )
+
+
+_OBSERVED: WeakKeyDictionary[nn.Module, set[Any]] = WeakKeyDictionary()  # the kinds of pass, model by model
+
+
+def observed(objective: Objective, theta: Params, task: Batch, order: int, route: str) -> None:
+    """Watch passes of one task, once for each mode, loss, shape, type, order and route; refuse what would mislead.
+
+    Raises ValueError for a model that draws random numbers from whatever source, keeps something from one pass to the
+    next, writes into what it holds, or uses what requires a gradient and θ does not reach; where a derivative is
+    missing that `order` needs; and where PyTorch's vmap cannot run the model, or runs it to other numbers.
+    """
+    if get_interpreter_stack():
+        return  # inside torch.func's transforms tensors are not what they seem
+    modules = tuple((type(module), module.training) for module in objective.model.modules())
+    tensors = tuple((part.shape, part.dtype, part.device) for part in (*task, *theta.values()))
+    kind = (ref(objective.loss), objective.batch_norm, modules, tensors, order, route)
+    if kind in (seen := _OBSERVED.setdefault(objective.model, set())):
+        return
+    model = type(objective.model).__name__
+    theta = {name: weight.detach().clone().requires_grad_() for name, weight in theta.items()}
+    other = {name: 1.5 * weight for name, weight in theta.items()}
+    with torch.enable_grad(), watch.Watch(objective.model) as seer:
+        loss, prediction = objective.judged(theta, *task, task.x)
+        objective.predict(other, task.x, task.x)
+        again = objective.predict(theta, task.x, task.x)
+        if seer.drew:
+            raise ValueError(pure.random_refused(objective.model))
+        if (stray := watch.unreached(prediction, theta)) is not None:
+            raise ValueError(
+                f"{model} uses a tensor of shape {tuple(stray.shape)} that requires a gradient and is not among its "
+                "parameters, so no step would change it. Assign it as an nn.Parameter (several: nn.ParameterList), or "
+                "detach it"
+            )
+        if not _close(prediction, again, torch.linalg.vector_norm(prediction).item()):
+            raise ValueError(
+                f"{model} predicts differently in two equal passes: it draws random numbers outside PyTorch, or keeps "
+                "something from one pass to the next. Either would make θ' depend on what was computed before; leave "
+                "it out, or keep it in a buffer, of which each pass has a copy"
+            )
+        if not loss.requires_grad:
+            raise ValueError(f"the loss depends on no parameter of {model}, so there is nothing to adapt")
+        try:
+            alone = _derivatives(loss, theta, order)
+        except RuntimeError as error:
+            way_out = "order=1 or another layer" if order == 2 else "another layer"
+            raise ValueError(
+                f"{model} or its loss lacks a derivative that order={order} needs: use {way_out}. PyTorch says: {error}"
+            ) from error
+    if route == "vmap":
+        _same_under_vmap(objective, theta, other, task, order, alone)
+    seen.add(kind)
+
+
+def _derivatives(loss: Tensor, theta: Params, order: int) -> list[list[Tensor]]:
+    """A loss, its gradient and, at second order, its Hessian times a vector of ones."""
+    weights = list(theta.values())
+    gradient = torch.autograd.grad(loss.sum(), weights, create_graph=order == 2, materialize_grads=True)
+    if not (curved := [part for part in gradient if part.requires_grad]):
+        return [[loss.detach()], list(gradient)]
+    if watch.is_once_differentiable(curved):
+        raise RuntimeError("a function of it is marked once_differentiable")
+    ones = [torch.ones_like(part) for part in curved]
+    second = torch.autograd.grad(curved, weights, ones, materialize_grads=True)
+    return [[loss.detach()], [part.detach() for part in gradient], list(second)]
+
+
+def _same_under_vmap(
+    objective: Objective, theta: Params, other: Params, task: Batch, order: int, alone: list[list[Tensor]]
+) -> None:
+    """Refuse a model that vmap cannot run, or for which its rules are wrong: two tasks at once against one alone."""
+    model = type(objective.model).__name__
+    stacked = {n: torch.stack([weight, other[n]]).detach().requires_grad_() for n, weight in theta.items()}
+    x, y = (part.expand(2, *part.shape) for part in task)
+    try:
+        with torch.enable_grad():
+            mapped = _derivatives(vmap(objective.__call__)(stacked, x, y, x), stacked, order)
+    except RuntimeError as error:
+        raise ValueError(f'PyTorch\'s vmap cannot run {model}: use route="loop". PyTorch says: {error}') from error
+    scale = 0.0
+    for what, wanted, found in zip(("loss", "gradient", "second derivative"), alone, mapped, strict=False):
+        one, two = (torch.cat([part.flatten() for part in parts]) for parts in (wanted, [part[0] for part in found]))
+        scale = max(scale, torch.linalg.vector_norm(one).item())
+        if not _close(one, two, scale, 0.3):
+            raise ValueError(
+                f"PyTorch's vmap computes another {what} of {model} than its plain operations do, so its rule for one "
+                'of them is wrong: use route="loop"'
+            )
+
+
+def _close(a: Tensor, b: Tensor, scale: float, digits: float = 0.5) -> bool:
+    """Equal but for rounding, to a share of the type's digits; what is not finite is not compared."""
+    difference = torch.linalg.vector_norm(a - b)
+    return not bool(difference > torch.finfo(difference.dtype).eps ** digits * scale)
 
 
 def _step_sizes(alpha: Any, shapes: Mapping[str, torch.Size], steps: int) -> None:

@@ -56,6 +56,7 @@ def evaluate(
     for first in range(start, start + size, chunk):
         batch = tasks.batch(first, min(chunk, start + size - first), split).to(place)
         checks.tasks(batch)
+        checks.observed(objective, theta, batch.task(0).support, order=1, route=route)
         curves.append(follow(objective, theta, batch, inner, route, ("query",))["query"])
     return joined(curves)
 

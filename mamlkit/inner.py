@@ -76,6 +76,7 @@ def adapt(
     """
     checks.settings(objective, theta, alpha, steps, order)
     checks.examples(support, "support")
+    checks.observed(objective, theta, support, order, "loop")
     inner = prepared(InnerLoop(step_sizes(alpha, theta, steps), order, rule), stacked=False)
     *_, theta_prime = unroll(lambda theta: objective(theta, *support), theta, inner)
     return theta_prime

@@ -63,6 +63,7 @@ def meta_gradient(
     checks.settings(objective, theta, alpha, steps, order)
     checks.tasks(batch)
     checks.route(route, ROUTES)
+    checks.observed(objective, theta, batch.task(0).support, order, route)
     return unchecked(objective, theta, batch, alpha=alpha, steps=steps, order=order, route=route, rule=rule)
 
 

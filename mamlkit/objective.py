@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from torch import Tensor, nn
+from torch._C._functorch import is_batchedtensor
 
-from mamlkit import pure
+from mamlkit import pure, watch
 from mamlkit.pure import Params
 
 
@@ -16,7 +17,7 @@ from mamlkit.pure import Params
 class Objective:
     """L(θ; D): the loss of a model's predictions on examples, as a function of the parameters θ.
 
-    model  any nn.Module, used unchanged; `theta` replaces its trainable parameters on each call
+    model  an nn.Module, used unchanged; `theta` replaces its trainable parameters on each call
     loss   a function of (prediction, y) that returns a scalar, the mean over examples as a rule
     batch_norm  whose mean and variance a batch norm in training mode uses when the query is judged: "transductive",
                 those of the query itself, as in the paper's experiments, or "inductive", those of the support.
@@ -28,6 +29,7 @@ class Objective:
     model: nn.Module
     loss: Callable[[Tensor, Tensor], Tensor]
     batch_norm: Literal["transductive", "inductive"] = "transductive"
+    _fitting: set[Any] = field(default_factory=set, init=False, repr=False, compare=False)  # shapes tried on the loss
 
     def __post_init__(self) -> None:
         if self.batch_norm not in ("transductive", "inductive"):
@@ -41,6 +43,8 @@ class Objective:
                 f"{type(self.model).__name__} has no trainable parameter, so there is nothing to adapt; "
                 "give it one, or set requires_grad"
             )
+        if lazy := [name for name, p in found.items() if isinstance(p, nn.UninitializedParameter)]:
+            raise ValueError(f"{', '.join(lazy)} have no shape yet; run the model once on an input of the right shape")
         return found
 
     def theta(self) -> Params:
@@ -54,31 +58,42 @@ class Objective:
         except RuntimeError as error:
             raise self._explained(error, theta, x) from error
 
-    def judged(
-        self, theta: Mapping[str, Tensor], x: Tensor, y: Tensor, support: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """L(θ; D) for the examples D = (x, y), a scalar, and the prediction that it judges; `support` as in `predict`.
+    def judge(self, prediction: Tensor, y: Tensor) -> Tensor:
+        """The loss of a prediction on labels y: a scalar.
 
         Raises ValueError and TypeError on labels that PyTorch would silently broadcast or convert.
         """
-        prediction = self.predict(theta, x, support)
         if not isinstance(prediction, Tensor):
             raise TypeError(
                 f"{type(self.model).__name__} returned a {type(prediction).__name__}; its forward must return a "
                 "tensor: wrap it in a module that picks the one to be judged"
             )
-        if y.is_floating_point() and prediction.ndim != y.ndim:
-            raise ValueError(
-                f"the prediction has shape {tuple(prediction.shape)} and y {tuple(y.shape)}; they would be broadcast "
-                "against each other. Give y the prediction's number of dimensions"
-            )
-        if not y.is_floating_point() and prediction.shape == y.shape:
+        if prediction.shape == y.shape and not (y.is_floating_point() or y.is_complex()):
             raise TypeError(f"y holds {y.dtype} where the model predicts {prediction.dtype}; convert y to floats")
-        loss = self.loss(prediction, y)
+        kind = (prediction.shape, prediction.dtype, y.shape, y.dtype)
+        if kind not in self._fitting:
+            if how := watch.broadcasts(self.loss, prediction, y):
+                raise ValueError(
+                    f"the prediction has shape {tuple(prediction.shape)} and y {tuple(y.shape)}; in the loss they "
+                    f"would be broadcast against each other ({how}). Give y the prediction's shape"
+                )
+            self._fitting.add(kind)
+        with pure.no_randomness(self.loss, y.device):
+            loss = self.loss(prediction, y.clone())
         if not isinstance(loss, Tensor) or loss.ndim:
             found = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"type {type(loss).__name__}"
             raise ValueError(f"the loss has {found}; MAML needs a scalar tensor. Use a mean over examples")
-        return loss, prediction
+        return loss
+
+    def judged(
+        self, theta: Mapping[str, Tensor], x: Tensor, y: Tensor, support: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """L(θ; D) for the examples D = (x, y), a scalar, and the prediction that it judges; `support` as in `predict`.
+
+        Errors as in `judge`.
+        """
+        prediction = self.predict(theta, x, support)
+        return self.judge(prediction, y), prediction
 
     def __call__(self, theta: Mapping[str, Tensor], x: Tensor, y: Tensor, support: Tensor | None = None) -> Tensor:
         """L(θ; D) for the examples D = (x, y): a scalar. Arguments and errors as in `judged`."""
@@ -89,7 +104,7 @@ class Objective:
         model, weights = type(self.model).__name__, next(iter(theta.values()))
         if "randomness" in str(error):  # vmap refuses before anything is drawn
             return ValueError(pure.random_refused(self.model))
-        if "vmap" in str(error) or "atching rule" in str(error):
+        if is_batchedtensor(x):
             return ValueError(
                 f'PyTorch\'s vmap cannot run {model}, so the tasks must go one at a time: use route="loop". '
                 f"PyTorch says: {error}"

@@ -1,8 +1,9 @@
 """Any nn.Module, unchanged, as a pure function of its parameters: prediction = f(θ, x).
 
 What makes a module impure, or its second derivative wrong, and what is done about it here:
-- buffers: the forward pass writes into copies, so that the model is left as it was and no task leaks into another;
-- batch norm in training mode: its running statistics are left alone, and it may be told whose statistics to use;
+- inputs and buffers: the forward pass reads, and may write into, copies of its own, so that data and model are left as
+  they were and no task leaks into another;
+- batch norm in training mode may be told whose statistics to use;
 - attention: PyTorch's fused kernels have no second derivative, its "math" backend has;
 - an embedding's padding row: `vmap` would give it a gradient;
 - one parameter under several names: all of them follow θ;
@@ -33,9 +34,9 @@ def predict(model: nn.Module, theta: Mapping[str, Tensor], x: Tensor, reference:
     `reference` where it is given: inputs that pass through the model first. In evaluation mode it uses the stored ones.
     Raises ValueError where the model draws random numbers.
     """
-    state = _state(model, theta)
+    state = _state(model, theta, x)
     moments: list[Moments] = []
-    with _no_randomness(model, x.device):
+    with no_randomness(model, x.device):
         if reference is not None:
             _run(model, state, reference, _Pure(record=moments))
         return _run(model, state, x, _Pure(replay=None if reference is None else iter(moments)))
@@ -48,7 +49,7 @@ def uses_batch_statistics(model: nn.Module) -> bool:
 
 
 @contextmanager
-def _no_randomness(model: nn.Module, device: torch.device) -> Iterator[None]:
+def no_randomness(model: Callable[..., Any], device: torch.device) -> Iterator[None]:
     """Refuse a pass that drew random numbers: from whatever layer, they move PyTorch's generator, which is put back."""
     on_gpu = device.type == "cuda"
     cpu, gpu = torch.get_rng_state(), torch.cuda.get_rng_state(device) if on_gpu else None
@@ -62,17 +63,19 @@ def _no_randomness(model: nn.Module, device: torch.device) -> Iterator[None]:
         raise ValueError(random_refused(model))
 
 
-def random_refused(model: nn.Module) -> str:
-    """Why a model that draws random numbers will not do, naming the dropouts that are active."""
-    rates = {name: getattr(module, "p", getattr(module, "dropout", None)) for name, module in model.named_modules()}
+def random_refused(model: Callable[..., Any]) -> str:
+    """Why a model or a loss that draws random numbers will not do, naming the dropouts that are active."""
+    modules = dict(model.named_modules()) if isinstance(model, nn.Module) else {}
+    rates = {name: getattr(module, "p", getattr(module, "dropout", None)) for name, module in modules.items()}
     found = [
         f"an active dropout (p = {rate}) at {name or 'its top'}"
         for name, rate in rates.items()
-        if isinstance(rate, float) and rate > 0 and model.get_submodule(name).training
+        if isinstance(rate, float) and rate > 0 and modules[name].training
     ]
-    what = ", ".join(found) or "an active dropout, or another random operation, inside its forward"
+    what = ", ".join(found) or "an active dropout, or another random operation, inside it"
+    name = getattr(model, "__name__", type(model).__name__)
     return (
-        f"{type(model).__name__} draws random numbers: it has {what}. They would make θ' a matter of chance. "
+        f"{name} draws random numbers: it has {what}. They would make θ' a matter of chance. "
         "Call model.eval(), set p to 0, or leave the randomness out"
     )
 
@@ -80,11 +83,11 @@ def random_refused(model: nn.Module) -> str:
 def _run(model: nn.Module, state: Params, x: Tensor, mode: _Pure) -> Tensor:
     with mode:
         # The tying of weights is ours (see `_state`): functional_call's own leaves a module that is used twice damaged.
-        prediction: Tensor = functional_call(model, state, (x,), tie_weights=False)
+        prediction: Tensor = functional_call(model, state, (x.clone(),), tie_weights=False)
     return prediction
 
 
-def _state(model: nn.Module, theta: Mapping[str, Tensor]) -> Params:
+def _state(model: nn.Module, theta: Mapping[str, Tensor], x: Tensor) -> Params:
     """What stands in each place of the model: θ under every name that a parameter has, and copies of the buffers."""
     state: Params = {}
     first: dict[int, str] = {}  # the name that θ has for a parameter, which is the first of its names
@@ -96,13 +99,16 @@ def _state(model: nn.Module, theta: Mapping[str, Tensor]) -> Params:
             if known in theta:
                 state[path + name] = theta[known]
         for name, buffer in module._buffers.items():
-            if buffer is not None:
-                state[path + name] = buffer.clone()
+            if buffer is not None and buffer.is_floating_point():
+                # Made from x, so that under `vmap` each task has a copy of its own to write into.
+                state[path + name] = x.new_empty(buffer.shape, dtype=buffer.dtype, device=buffer.device).copy_(buffer)
+            elif buffer is not None:
+                state[path + name] = buffer.clone()  # a count, whose value a module may ask for
     return state
 
 
 class _Pure(TorchFunctionMode):
-    """Stands in for the few functions of PyTorch that are impure, or that lack a right second derivative.
+    """Stands in for the few functions of PyTorch that lack a right second derivative, and for batch norm.
 
     record  where each batch norm notes the statistics of its input
     replay  the statistics to use instead, one pair a batch norm, in the order of the forward pass
@@ -116,9 +122,10 @@ class _Pure(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func is torch.batch_norm:  # the same in another order: input, weight, bias, mean, variance, …
+            args = (args[0], *args[3:5], *args[1:3], *args[5:8])
         if func in (F.batch_norm, torch.batch_norm):
-            arguments = args if func is F.batch_norm else _functional_order(*args)
-            return self.batch_norm(*arguments, **kwargs)
+            return self.batch_norm(*args, **kwargs)
         return _PURE.get(func, func)(*args, **kwargs)
 
     def batch_norm(
@@ -132,54 +139,22 @@ class _Pure(TorchFunctionMode):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> Tensor:
-        if not training:
-            return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
-        if self.replay is not None:
+        if training and self.replay is not None:
             # Native batch norm takes given statistics for constants; here they are functions of θ'.
             mean, variance = next(self.replay)
             channels = (1, -1, *(1,) * (input.ndim - 2))
             normal = (input - mean) * (variance + eps).rsqrt()
             normal = normal if weight is None else normal * weight.view(channels)
             return normal if bias is None else normal + bias.view(channels)
-        if input.numel() == input.shape[1]:
+        if training and input.numel() == input.shape[1]:
             raise ValueError(
                 f"batch norm was given one value a channel (input {tuple(input.shape)}), whose variance is zero; "
                 "use more examples, or another norm"
             )
-        if self.record is not None:
+        if training and self.record is not None:
             others = (0, *range(2, input.ndim))
             self.record.append((input.mean(others, True), input.var(others, correction=0, keepdim=True)))
-        return F.batch_norm(input, None, None, weight, bias, True, momentum, eps)
-
-
-def _functional_order(
-    input: Tensor,
-    weight: Any,
-    bias: Any,
-    mean: Any,
-    variance: Any,
-    by_batch: bool,
-    momentum: float,
-    eps: float,
-    _: bool,
-) -> tuple[Any, ...]:
-    """The arguments of torch.batch_norm and torch.instance_norm in the order of torch.nn.functional."""
-    return input, mean, variance, weight, bias, by_batch, momentum, eps
-
-
-def _instance_norm(
-    input: Tensor,
-    running_mean: Tensor | None = None,
-    running_var: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    """Instance norm that leaves its running statistics alone where it uses the input's."""
-    mean, variance = (None, None) if use_input_stats else (running_mean, running_var)
-    return F.instance_norm(input, mean, variance, weight, bias, use_input_stats, momentum, eps)
+        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
 
 
 def _embedding(
@@ -222,8 +197,6 @@ def _twice_differentiable(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _PURE: dict[Any, Callable[..., Any]] = {
-    F.instance_norm: _instance_norm,
-    torch.instance_norm: lambda *args: _instance_norm(*_functional_order(*args)),
     F.embedding: _embedding,
     torch.embedding: _direct_embedding,
     F.scaled_dot_product_attention: _twice_differentiable(F.scaled_dot_product_attention),

@@ -109,6 +109,7 @@ def train(
             batch = tasks.batch(start, tasks_per_iteration, "train").to(place)
             if iteration == first:
                 checks.tasks(batch)
+                checks.observed(objective, theta, batch.task(0).support, order, route)
             result = outer(objective, theta, batch, alpha=alpha, steps=steps, order=order, route=route, rule=rule)
             if iteration == first:
                 checks.same_structure(result.grad, theta, "the outer gradient by θ")

@@ -11,7 +11,20 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mamlkit"
 # Left to right. The core's modules, then the wings; `__main__` looks in from outside, and nothing imports it.
-CORE = ["device", "files", "tasks", "models", "pure", "objective", "checks", "statistics", "inner", "curves", "meta"]
+CORE = [
+    "device",
+    "files",
+    "tasks",
+    "models",
+    "pure",
+    "watch",
+    "objective",
+    "checks",
+    "statistics",
+    "inner",
+    "curves",
+    "meta",
+]
 CORE += ["checkpoint", "train", "evaluate"]
 ROOMS = ["extras", *CORE, "images", "ledger", "figures", "study", "sweeps"]
 # A tag's beginning; a comparison such as "a <b" is none.
@@ -93,7 +106,7 @@ def test_every_module_has_its_place() -> None:
 def test_the_core_stays_thin() -> None:
     """All its modules counted, and what loads them."""
     code = sum(lines_of_code(path.read_text()) for room in ["__init__", "extras", *CORE] for path in files(room))
-    assert code < 1150, f"{code} lines of code"
+    assert code < 1300, f"{code} lines of code"
 
 
 def test_no_html_is_written_in_python() -> None:

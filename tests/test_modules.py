@@ -2,179 +2,35 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from typing import cast
 
 import pytest
 import torch
 import torch.nn.functional as F
 from oracles import flat, relative_error
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from zoo import ALPHA, ONE_AT_A_TIME, REFUSED, RIGHT, STEPS, by_hand, data, made
 
 import mamlkit as mk
 from mamlkit.pure import Params
 
-ALPHA, STEPS = 0.1, 2
-
-
-def swish(x: Tensor) -> Tensor:
-    return x * torch.sigmoid(x)
-
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # deprecated, and still in many people's modules
-    scripted_swish: Callable[[Tensor], Tensor] = torch.jit.script(swish)
-
-
-class Functions(nn.Module):
-    """Two linear layers with a function between them."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.first, self.last, self.function = nn.Linear(4, 6), nn.Linear(6, 1), function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.last(self.function(self.first(x))))
-
-
-class Padded(nn.Module):
-    """An embedding with a padding row, which some of the inputs meet."""
-
-    def __init__(self, padding: int, direct: bool = False) -> None:
-        super().__init__()
-        self.embedding, self.last, self.direct = nn.Embedding(5, 4, padding_idx=padding), nn.Linear(4, 1), direct
-        nn.init.normal_(self.embedding.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = (x[:, 0].abs() * 5).long().clamp(max=4)
-        if self.direct:
-            found = torch.embedding(self.embedding.weight, tokens, self.embedding.padding_idx or 0)
-        else:
-            found = self.embedding(tokens)
-        return cast(Tensor, self.last(torch.tanh(found)))
-
-
-class TwoNames(nn.Module):
-    """One parameter under two attributes of one module, and one under a name in another module."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encode = nn.Parameter(torch.randn(4, 4))
-        self.decode = self.encode
-        self.last = nn.Linear(4, 1)
-        self.other = nn.Linear(4, 4)
-        self.other.weight = self.decode
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.last(self.other(torch.tanh(torch.tanh(x @ self.encode) @ self.decode.T))))
-
-
-class Attention(nn.Module):
-    """The points of a task attend to each other."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        self.first, self.last, self.kind = nn.Linear(4, 8), nn.Linear(8, 1), kind
-        self.encoder = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.first(x)[None]
-        if self.kind == "function":
-            return cast(Tensor, self.last(F.scaled_dot_product_attention(h, h, h)[0]))
-        return cast(Tensor, self.last(self.encoder(h)[0]))
-
-
-class Recurrent(nn.Module):
-    def __init__(self, kind: type[nn.LSTM | nn.GRU]) -> None:
-        super().__init__()
-        self.recurrent, self.last = kind(4, 6, batch_first=True), nn.Linear(6, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.last(self.recurrent(x[None])[0][0]))
-
-
-def normed(norm: nn.Module) -> nn.Module:
-    return nn.Sequential(nn.Linear(4, 6), norm, nn.Tanh(), nn.Linear(6, 1))
-
-
-MODULES: dict[str, Callable[[], nn.Module]] = {
-    "scripted function": lambda: Functions(scripted_swish),
-    "torch.layer_norm": lambda: Functions(lambda h: torch.tanh(torch.layer_norm(h, (6,)))),
-    "torch.group_norm": lambda: Functions(lambda h: torch.tanh(torch.group_norm(h, 2))),
-    "torch.batch_norm": lambda: Functions(
-        lambda h: torch.tanh(torch.batch_norm(h, None, None, None, None, True, 0.1, 1e-5, False))
-    ),
-    "torch.rms_norm": lambda: Functions(lambda h: torch.tanh(torch.rms_norm(h, (6,)))),
-    "batch norm": lambda: normed(nn.BatchNorm1d(6, track_running_stats=False)),
-    "layer norm": lambda: normed(nn.LayerNorm(6)),
-    "instance norm": lambda: nn.Sequential(
-        nn.Linear(4, 6), nn.Unflatten(1, (2, 3)), nn.InstanceNorm1d(2, affine=True), nn.Flatten(), nn.Linear(6, 1)
-    ),
-    "padding_idx": lambda: Padded(0),
-    "padding_idx from the end": lambda: Padded(-2),
-    "torch.embedding": lambda: Padded(0, direct=True),
-    "one parameter, three names": TwoNames,
-    "TransformerEncoderLayer": lambda: Attention("layer"),
-    "TransformerEncoderLayer in evaluation mode": lambda: Attention("layer").eval(),
-    "scaled_dot_product_attention": lambda: Attention("function"),
-}
-ONE_AT_A_TIME: dict[str, Callable[[], nn.Module]] = {
-    "LSTM": lambda: Recurrent(nn.LSTM),
-    "GRU": lambda: Recurrent(nn.GRU),
-}
-
-
-def made(build: Callable[[], nn.Module]) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return build().double()
-
-
-def data(tasks: int = 3) -> mk.TaskBatch:
-    generator = torch.Generator().manual_seed(1)
-
-    def part() -> mk.Batch:
-        x = torch.rand(tasks, 6, 4, dtype=torch.float64, generator=generator)
-        return mk.Batch(x, torch.randn(tasks, 6, 1, dtype=torch.float64, generator=generator))
-
-    return mk.TaskBatch(part(), part())
-
-
-def by_hand(model: nn.Module, batch: mk.TaskBatch) -> Params:
-    """The meta-gradient written out: the module itself, functional_call, and nested autograd, task after task."""
-    theta: Params = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
-
-    def loss(theta: Params, x: Tensor, y: Tensor) -> Tensor:
-        return F.mse_loss(functional_call(model, theta, (x,)), y)
-
-    total = torch.zeros((), dtype=torch.float64)
-    with sdpa_kernel(SDPBackend.MATH):
-        for support, query in map(batch.task, range(batch.size)):
-            adapted = theta
-            for _ in range(STEPS):
-                gradient = torch.autograd.grad(
-                    loss(adapted, *support), list(adapted.values()), create_graph=True, materialize_grads=True
-                )
-                adapted = {n: w - ALPHA * g for (n, w), g in zip(adapted.items(), gradient, strict=True)}
-            total = total + loss(adapted, *query) / batch.size
-        found = torch.autograd.grad(total, list(theta.values()), materialize_grads=True)
-    return dict(zip(theta, found, strict=True))
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:.*{words}")
+    for words in ("weight_norm.*deprecated", "torch.jit.*deprecated", "performance drop")
+]
 
 
 @pytest.mark.parametrize("route", ["loop", "vmap"])
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", RIGHT)
 def test_the_second_order_meta_gradient_is_that_of_plain_pytorch(name: str, route: str) -> None:
-    model, batch = made(MODULES[name]), data()
+    model, batch = made(RIGHT[name]), data()
     objective = mk.Objective(model, F.mse_loss)
     found = mk.meta_gradient(objective, objective.theta(), batch, alpha=ALPHA, steps=STEPS, route=route)
     assert relative_error(flat(found.grad), flat(by_hand(model, batch))) <= 1e-9
 
 
 def test_a_padding_row_has_no_gradient_and_stays_in_training() -> None:
-    model = made(MODULES["padding_idx"])
+    model = made(RIGHT["padding_idx"])
     row = model.get_parameter("embedding.weight")[0].detach().clone()
     objective, batch = mk.Objective(model, F.mse_loss), data()
 
@@ -191,14 +47,41 @@ def test_a_padding_row_has_no_gradient_and_stays_in_training() -> None:
 
 
 @pytest.mark.parametrize("name", ONE_AT_A_TIME)
-def test_a_recurrent_network_is_right_one_task_at_a_time_and_otherwise_told_so(name: str) -> None:
+def test_what_vmap_cannot_run_is_right_one_task_at_a_time_and_otherwise_told_so(name: str) -> None:
     model, batch = made(ONE_AT_A_TIME[name]), data()
     objective = mk.Objective(model, F.mse_loss)
     theta = objective.theta()
     found = mk.meta_gradient(objective, theta, batch, alpha=ALPHA, steps=STEPS, route="loop")
     assert relative_error(flat(found.grad), flat(by_hand(model, batch))) <= 1e-9
-    with pytest.raises(ValueError, match=r'vmap cannot run Recurrent.*use route="loop"'):
+    with pytest.raises(ValueError, match=r'vmap cannot run .*use route="loop"'):
         mk.meta_gradient(objective, theta, batch, alpha=ALPHA)
+
+
+@pytest.mark.parametrize("route", ["loop", "vmap"])
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_no_right_number_can_come_from_is_refused_and_nothing_is_changed(name: str, route: str) -> None:
+    build, words = REFUSED[name]
+    model, batch = made(build), data()
+    before, drawn = {n: v.clone() for n, v in model.state_dict().items()}, torch.get_rng_state()
+    objective = mk.Objective(model, F.mse_loss)
+    with pytest.raises(ValueError, match=words):
+        mk.meta_gradient(objective, objective.theta(), batch, alpha=ALPHA, route=route)
+    assert all(torch.equal(value, before[n]) for n, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), drawn)
+
+
+@pytest.mark.parametrize("name", [n for n in RIGHT if "input" in n or "buffer" in n or "statistics" in n])
+def test_a_pass_changes_neither_the_data_nor_the_model(name: str) -> None:
+    model, batch, untouched = made(RIGHT[name]), data(), data()
+    before = {n: v.clone() for n, v in model.state_dict().items()}
+    objective = mk.Objective(model, F.mse_loss)
+    for route in ("loop", "vmap"):
+        mk.meta_gradient(objective, objective.theta(), batch, alpha=ALPHA, steps=STEPS, route=route)
+    mk.adapt(objective, objective.theta(), batch.task(0).support, alpha=ALPHA)
+    assert all(torch.equal(value, before[n]) for n, value in model.state_dict().items())
+    assert all(
+        torch.equal(a, b) for one, two in zip(batch, untouched, strict=True) for a, b in zip(one, two, strict=True)
+    )
 
 
 def test_an_embedding_that_writes_into_its_weights_is_refused() -> None:
@@ -219,7 +102,7 @@ def test_a_prediction_that_is_no_tensor_is_refused_with_what_to_do() -> None:
 
 @pytest.mark.parametrize("name", ["scripted function", "torch.layer_norm", "batch norm", "one parameter, three names"])
 def test_torch_func_grad_and_jacrev_of_adapt_are_right(name: str) -> None:
-    model, (support, query) = made(MODULES[name]), data(1).task(0)
+    model, (support, query) = made(RIGHT[name]), data(1).task(0)
     objective = mk.Objective(model, F.mse_loss)
     theta = objective.theta()
 
@@ -246,7 +129,7 @@ def test_torch_func_grad_and_jacrev_of_adapt_are_right(name: str) -> None:
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # PyTorch's own forward mode uses it
 @pytest.mark.parametrize("transform", ["vmap", "jvp", "jacfwd", "hessian", "vmap of grad"])
 def test_transforms_through_which_adapt_would_be_wrong_are_refused(transform: str) -> None:
-    objective = mk.Objective(made(MODULES["batch norm"]), F.mse_loss)
+    objective = mk.Objective(made(RIGHT["batch norm"]), F.mse_loss)
     theta, (support, query) = objective.theta(), data(1).task(0)
 
     def outer(theta: Params) -> Tensor:

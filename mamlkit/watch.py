@@ -1,0 +1,125 @@
+"""What a model and a loss do, operation by operation, seen in one pass before many are computed.
+
+PyTorch says of each of its operations whether it draws random numbers, what it writes into, and whether it works entry
+by entry. So whole kinds of faults are seen, whatever layer, function or library they come from.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class Watch(TorchDispatchMode):
+    """Notes whether a pass draws random numbers, and refuses what no pure function of θ does with what a model holds.
+
+    drew  whether it drew, by whatever generator of PyTorch's
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        held = {**dict(model.named_buffers()), **dict(model.named_parameters(remove_duplicate=False))}
+        self.model, self.drew = type(model).__name__, False
+        self.held = {_storage(tensor): name for name, tensor in held.items()}
+        self.trainable = {_storage(tensor) for tensor in held.values() if tensor.requires_grad}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.drew |= torch.Tag.nondeterministic_seeded in func.tags
+        for storage in map(_storage, _tensors(args)):
+            if storage in self.trainable:
+                raise ValueError(
+                    f"{self.model} uses {self.held[storage]} by another way than as its parameter (a list, a closure, "
+                    "an alias), where θ does not reach it; use the parameter itself"
+                )
+        for argument, part in zip(func._schema.arguments, args, strict=False):
+            is_written = argument.alias_info is not None and argument.alias_info.is_write
+            if is_written and isinstance(part, Tensor) and _storage(part) in self.held:
+                raise ValueError(
+                    f"{self.model} writes into {self.held[_storage(part)]} ({func}), which is the same for all tasks; "
+                    "compute a new tensor instead, or make it a buffer, of which each pass has a copy"
+                )
+        return func(*args, **(kwargs or {}))
+
+
+def unreached(prediction: Tensor, theta: Mapping[str, Tensor]) -> Tensor | None:
+    """A tensor that a prediction has a derivative by and that is not in θ, if there is one."""
+    known = {id(weight) for weight in theta.values()}
+    leaves = (node.variable for node in _nodes([prediction]) if hasattr(node, "variable"))
+    return next((leaf for leaf in leaves if id(leaf) not in known), None)
+
+
+def is_once_differentiable(gradients: Sequence[Tensor]) -> bool:
+    """Whether a function in it was marked `once_differentiable`, whose second derivative PyTorch takes for zero."""
+    return any(node.name() == "torch::autograd::Error" for node in _nodes(gradients))
+
+
+def _nodes(tensors: Sequence[Tensor]) -> Iterator[Any]:
+    """The nodes of the graph that tensors were computed by."""
+    seen: set[Any] = set()
+    left: list[Any] = [tensor.grad_fn for tensor in tensors]
+    while left:
+        node = left.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            left += [function for function, _ in node.next_functions]
+
+
+def broadcasts(loss: Callable[[Tensor, Tensor], Tensor], prediction: Tensor, y: Tensor) -> str | None:
+    """How a loss broadcasts its prediction against its labels, tried on tensors like them; None if it does not.
+
+    PyTorch aligns shapes at their ends, so that with [points, 1] and [points] every example meets every label. What
+    a loss does with labels is its own affair (an index of a class, one of two columns): entry by entry they must fit.
+    """
+    if not prediction.is_floating_point():
+        return None
+    watch = _Broadcasts(y.shape)
+    with torch.enable_grad(), warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        like = torch.full(prediction.shape, 0.5, dtype=prediction.dtype, device=prediction.device, requires_grad=True)
+        labels = torch.zeros(y.shape, dtype=y.dtype, device=y.device)
+        try:
+            with watch:
+                loss(like.clone(), labels)
+        except Exception:  # whatever ails it will show when it is called in earnest
+            return watch.found
+    # PyTorch's own losses say so in a warning.
+    return watch.found or next((text for w in said if "target size" in (text := str(w.message))), None)
+
+
+class _Broadcasts(TorchDispatchMode):
+    def __init__(self, labels: torch.Size) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.labels = labels
+        self.found: str | None = None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.pointwise in func.tags:
+            tensors = _tensors(args)
+            for y in (part for part in tensors if part.shape == self.labels and not part.requires_grad):
+                for other in (part for part in tensors if part.requires_grad):
+                    if _meets_askew(y.shape, other.shape):
+                        self.found = f"a tensor of shape {tuple(other.shape)} meets labels of shape {tuple(y.shape)}"
+        return func(*args, **(kwargs or {}))
+
+
+def _meets_askew(labels: torch.Size, other: torch.Size) -> bool:
+    """Whether the dimension of points of the one is aligned with another dimension of the other."""
+    if not labels or not other or len(labels) == len(other):
+        return False
+    both = torch.broadcast_shapes(labels, other).numel()
+    return both > max(labels.numel(), other.numel()) or other[0] == labels[0] > 1
+
+
+def _tensors(args: Any) -> list[Tensor]:
+    return [part for part in pytree.tree_leaves(args) if isinstance(part, Tensor)]
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
