@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -174,12 +175,22 @@ def test_a_killed_driver_loses_nothing_and_a_second_sweep_is_kept_out(tmp_path: 
     assert whole(out)
 
 
+@contextmanager
+def taken(port: int) -> Iterator[None]:
+    """While it lasts, the port is this process's or, if not free, another's."""
+    with socket.socket() as held:
+        with suppress(OSError):
+            held.bind(("127.0.0.1", port))
+            held.listen()
+        yield
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_ctrl_c_leaves_everything_whole(tmp_path: Path) -> None:
     write(tmp_path, "counted", COUNTED)
     log, out = tmp_path / "log", tmp_path / "out"
     path = plan(tmp_path, f"runs: [{{notebooks: counted.ipynb, set: {{log: {log}, pause: 2}}, seeds: 0-3}}]")
-    with start(path, "--out", out, "--workers", 1) as process:
+    with taken(8787), start(path, "--out", out, "--workers", 1) as process:  # Dask's port: another sweep may have it
         wait_for(lambda: len(list(out.glob("counted-*.json"))) >= 1, "one run")
         wait_for(lambda: len(counts(log)) >= 2, "the next run")
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the group

@@ -245,6 +245,7 @@ def _client(scheduler: str | None, workers: int) -> Iterator[Client]:
             threads_per_worker=1,
             host="127.0.0.1",
             dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # any port; Dask warns where its own is taken
             memory_limit=0,  # the kernels hold the memory, which Dask does not see
             local_directory=scratch,
             silence_logs=QUIET,

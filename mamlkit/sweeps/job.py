@@ -120,12 +120,7 @@ def lost(job: Job, error: str, attempts: int) -> dict[str, Any]:
 
 
 def _write(
-    job: Job,
-    result: Result,
-    executed: NotebookNode | None,
-    started: datetime,
-    provenance: dict[str, Any],
-    attempts: int,
+    job: Job, result: Result, executed: NotebookNode | None, started: datetime, origin: dict[str, Any], attempts: int
 ) -> dict[str, Any]:
     sidecar = Sidecar(
         **vars(result),
@@ -134,7 +129,7 @@ def _write(
         identity=dict(job.identity),
         started=started.isoformat(timespec="seconds"),
         executed=None if executed is None else f"{job.name}.ipynb",
-        provenance=provenance,
+        provenance=origin,
         attempts=attempts,
     )
     store = Store(job.where)
