@@ -12,7 +12,8 @@ from sweeping import planned, sidecars
 
 from mamlkit.study import notebooks
 from mamlkit.sweeps import job, key
-from mamlkit.sweeps.job import UnequalError, jobs, one_gpu, perform
+from mamlkit.sweeps.job import UnequalError, jobs, lost, one_gpu, perform
+from mamlkit.sweeps.results import read
 from mamlkit.sweeps.spec import Run
 
 
@@ -33,6 +34,14 @@ def test_a_sidecar_says_everything_about_its_run(tmp_path: Path) -> None:
     executed = notebooks.load(tmp_path / sidecar["executed"])
     assert executed.metadata["mamlkit"]["parameters"]["alpha"] == 0.5
     assert str(tmp_path) not in json.dumps(sidecar), "a sidecar names no folder"
+
+
+def test_a_run_whose_workers_died_leaves_an_account_that_is_read_as_others_are(tmp_path: Path) -> None:
+    (found,) = planned(tmp_path, "runs: [{notebooks: good.ipynb, set: {alpha: 0.5}}]")
+    lost(found, "3 workers died", 3)
+    (run,) = read(tmp_path)
+    assert (run.status, run.error, run.attempts, run.executed) == ("dead", "3 workers died", 3, None)
+    assert run.parameters == {"seed": 0, "alpha": 0.5, "name": "θ", "phase": [0.0, 1.0]}
 
 
 def test_a_kernel_has_the_threads_of_its_worker_and_one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,17 +105,9 @@ def perform(job: Job, watch: Callable[[int, int], None] = lambda cell, total: No
 def lost(job: Job, error: str, attempts: int) -> dict[str, Any]:
     """Write and return the sidecar of a job whose workers died, so that nothing of it came back."""
     result = Result(
-        notebook=job.path.stem,
-        title=notebooks.title(notebooks.load(job.path), job.path.stem),
-        status="dead",
-        seconds=0.0,
-        cell=None,
-        error=error,
-        parameters=dict(job.parameters),
-        claims=[],
-        records=[],
-        peak_bytes=None,
-    )
+        notebook=job.path.stem, title=notebooks.title(notebooks.load(job.path), job.path.stem), status="dead",
+        seconds=0.0, cell=None, error=error, parameters=dict(job.parameters), claims=[], records=[], peak_bytes=None,
+    )  # fmt: skip
     return _write(job, result, None, datetime.now(UTC), {"threads": job.threads, "device": None}, attempts)
 
 
