@@ -88,7 +88,8 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, subproce
     write(home, "killed", ("import os, signal", "os.kill(os.getpid(), signal.SIGKILL)"))
     write(home, "exits", ("import sys", "sys.exit(0)", "3"))
     write(home, "slow", ("import time", "time.sleep(300)"))
-    write(home, "breaks", ("import os, signal", "os.kill(os.getppid(), signal.SIGKILL)", "import time; time.sleep(60)"))
+    noted = f"import os, signal, time; open({str(home / 'breaks.log')!r}, 'a').write('x')"
+    write(home, "breaks", (noted, "os.kill(os.getppid(), signal.SIGKILL)", "time.sleep(60)"))
     once = f"if not os.path.exists({str(home / 'once')!r}):"
     once += f"\n    open({str(home / 'once')!r}, 'w').close(); os.kill(os.getppid(), signal.SIGKILL); time.sleep(60)"
     write(home, "breaks_once", ("import os, signal, time", once))
@@ -118,6 +119,8 @@ def test_each_end_has_its_status(ends: tuple[Path, Path, subprocess.CompletedPro
     assert found["killed", None]["attempts"] == 2, "a kernel's death may be the machine's doing, once"
     assert found["breaks", None]["executed"] is None
     assert "workers died while they ran it" in found["breaks", None]["error"]
+    tried = len((out.parent / "breaks.log").read_text())
+    assert 3 <= tried < 9, "a run at work when its worker dies is blamed; one that only waits might be tried 12 times"
     assert "8 of 8 runs done" in done.stdout
     assert "raises fixed=" in done.stdout
     assert "failed: ZeroDivisionError" in done.stdout
