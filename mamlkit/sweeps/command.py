@@ -33,17 +33,10 @@ def _rerun(options: argparse.Namespace) -> int:
     with extra("sweeps"):
         from mamlkit.sweeps.driver import rerun
 
-    bad = rerun(
-        options.sweep,
-        options.out,
-        scheduler=options.scheduler,
-        workers=options.workers,
-        threads=options.threads,
-        dry_run=options.dry_run,
-        force=options.force,
-        only=options.only,
-    )
-    return int(bad > 0)
+    settings = {
+        name: getattr(options, name) for name in ("scheduler", "workers", "threads", "dry_run", "force", "only")
+    }
+    return int(rerun(options.sweep, options.out, **settings) > 0)
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -9,10 +9,11 @@ import os
 import queue
 import signal
 import tempfile
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import dask
@@ -22,16 +23,17 @@ from distributed.scheduler import KilledWorker
 
 from mamlkit.study import notebooks
 from mamlkit.study.notebooks import RefusedError
-from mamlkit.sweeps.board import Board, describe, duration
-from mamlkit.sweeps.job import FORMAT, Job, UnequalError, jobs, lost, perform
+from mamlkit.study.progress import clock, shown
+from mamlkit.sweeps.board import Board
+from mamlkit.sweeps.job import Job, jobs, lost, perform
+from mamlkit.sweeps.sidecar import FORMAT, PLAN
 from mamlkit.sweeps.spec import Sweep, load
 from mamlkit.sweeps.store import Store
 
-PLAN = "sweep.json"
 TOPIC = "mamlkit-cells"
 QUIET = logging.CRITICAL  # of Dask's log: the board tells of faults, and what a run said is in its notebook
 DEATHS = 3  # workers that one run may take down with it before it is given up
-BLAME = 4  # of a death that a run was at work in, against 1 for one that it only waited in
+WAITED = 0.25  # of a death, for a run that only waited on the worker that died
 
 
 def rerun(
@@ -63,50 +65,39 @@ def rerun(
     store = Store(where)
     planned = jobs(sweep.runs, store.where, sweep.limit, threads)
     count = workers or max(1, (os.cpu_count() or 1) // threads)
-    if dry_run:
-        kept = _kept(planned, store)
-        todo = _todo(planned, kept, force, only)
-        print(_plan(sweep, planned, todo, _guesses(list(kept.values())), where, None if scheduler else count))
-        return 0
-    with store.lock():
-        kept = _kept(planned, store)
-        todo = _todo(planned, kept, force, only)
+    with nullcontext() if dry_run else store.lock():
+        finished = _finished(planned, store)
+        if only == "failed":
+            todo = [job for job in planned if job.key in finished and finished[job.key]["status"] != "ok"]
+        else:
+            todo = [job for job in planned if force or job.key not in finished]
+        board = Board(planned, todo, finished, _guesses(finished.values()), 1 if scheduler else count)
+        if dry_run:
+            print(_plan(sweep, planned, board, where, scheduler))
+            return 0
         _write_plan(store, sweep, planned)
-        for job in todo:
-            kept.pop(job.key, None)
-        board = Board([job.path.stem for job in planned], list(kept.values()), _guesses(list(kept.values())), count)
         try:
             if todo:
                 _work(todo, board, scheduler, count)
         finally:
-            bad = board.bad_before + len(board.bad)
-            print(f"{board.line().partition(', about')[0]}; results in {where}")
+            bad = board.bad.total()
+            print(f"{board.state()}; results in {where}")
             if bad:
                 again = f"python -m mamlkit rerun {path} --out {where} --only failed"
                 print(f"{bad} not ok; to do those again: {again}")
     return bad
 
 
-def _kept(planned: Sequence[Job], store: Store) -> dict[str, dict[str, Any]]:
+def _finished(planned: Sequence[Job], store: Store) -> dict[str, dict[str, Any]]:
     """The sidecars of the jobs that are finished, by key. One that cannot be read counts as none."""
-    names = store.names()
-    found = {}
+    names, found = store.names(), {}
     for job in planned:
-        if f"{job.name}.json" not in names:
-            continue
-        try:
-            sidecar = json.loads(store.read(f"{job.name}.json"))
-            if sidecar["format"] == FORMAT and sidecar["key"] == job.key:
-                found[job.key] = sidecar
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+        if f"{job.name}.json" in names:
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                sidecar = json.loads(store.read(f"{job.name}.json"))
+                if sidecar["format"] == FORMAT and sidecar["key"] == job.key:
+                    found[job.key] = sidecar
     return found
-
-
-def _todo(planned: Sequence[Job], kept: Mapping[str, Mapping[str, Any]], force: bool, only: str | None) -> list[Job]:
-    if only == "failed":
-        return [job for job in planned if job.key in kept and kept[job.key]["status"] != "ok"]
-    return [job for job in planned if force or job.key not in kept]
 
 
 def _write_plan(store: Store, sweep: Sweep, planned: Sequence[Job]) -> None:
@@ -117,46 +108,32 @@ def _write_plan(store: Store, sweep: Sweep, planned: Sequence[Job]) -> None:
         raise RefusedError(f"the plan cannot be written: {error}; make room, or choose another --out") from error
 
 
-def _guesses(kept: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def _guesses(finished: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Seconds that a run of each notebook took: here before, or else in the results that the kit ships."""
-    try:
+    shipped = []
+    with suppress(RefusedError, OSError, ValueError):
         shipped = [json.loads(path.read_text("utf-8")) for path in notebooks.folder().glob("sweeps/claims/*-*.json")]
-    except (RefusedError, OSError, ValueError):
-        shipped = []
     found: dict[str, float] = {}
-    for sidecars in (shipped, kept):
-        took: dict[str, list[float]] = {}
+    for sidecars in (shipped, finished):
+        took = defaultdict(list)
         for sidecar in sidecars:
-            took.setdefault(sidecar["notebook"], []).append(sidecar["seconds"])
-        found |= {name: sum(seconds) / len(seconds) for name, seconds in took.items()}
+            took[sidecar["notebook"]].append(sidecar["seconds"])
+        found |= {name: fmean(seconds) for name, seconds in took.items()}
     return found
 
 
-def _plan(
-    sweep: Sweep,
-    planned: Sequence[Job],
-    todo: Sequence[Job],
-    guesses: Mapping[str, float],
-    where: str,
-    workers: int | None,
-) -> str:
+def _plan(sweep: Sweep, planned: Sequence[Job], board: Board, where: str, scheduler: str | None) -> str:
     """The plan in words."""
-    left = {job.key for job in todo}
-    lines = [f"{'do  ' if job.key in left else 'done'}  {describe(job.path.stem, job.given)}" for job in planned]
-    known = [guesses[job.path.stem] for job in todo if job.path.stem in guesses]
-    each = sum(known) / len(known) if known else None
-    lines += [
-        "",
-        f"{sweep.name}: {len(planned)} runs, {len(todo)} to do, at most {duration(sweep.limit)} each, into {where}",
-    ]
+    todo, left = board.todo.total(), board.left()
+    lines = [f"{'do  ' if job.key in board.labels else 'done'}  {job.label}" for job in planned]
+    lines += ["", f"{sweep.name}: {len(planned)} runs, {todo} to do, at most {clock(sweep.limit)} each, into {where}"]
     if len(planned) < len(sweep.runs):
         lines += [f"{len(sweep.runs) - len(planned)} runs are asked for twice and are done once"]
-    if each is None and todo:
+    if left:
+        share = "over the cluster's workers" if scheduler else f"on {board.workers} workers"
+        lines += [f"about {clock(left)} {share}, as earlier runs of these notebooks took"]
+    elif todo:
         lines += ["no time is known for these notebooks yet"]
-    elif each is not None:
-        total = sum(known) + each * (len(todo) - len(known))
-        share = f" on {workers} workers" if workers else " over the cluster's workers"
-        lines += [f"about {duration(total / (workers or 1))}{share}, as earlier runs of these notebooks took"]
     return "\n".join(lines)
 
 
@@ -164,20 +141,18 @@ def _work(todo: Sequence[Job], board: Board, scheduler: str | None, workers: int
     """Have the jobs done, and follow them to their ends.
 
     No more are handed over than workers can take at once. A worker's death then seldom hits a run that only waited
-    behind the one that caused it, and one that had not begun is not blamed.
+    behind the one that caused it, and one that had not begun is hardly blamed.
     """
     waiting = deque(todo)
     flying: dict[Future[Any], Job] = {}
-    labels = {job.key: describe(job.path.stem, job.given) for job in todo}
-    deaths: Counter[str] = Counter()
+    deaths: dict[str, float] = defaultdict(float)
     ended: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
 
     def started(event: tuple[float, Mapping[str, Any]]) -> None:
         message = event[1]
-        if message["key"] in labels:  # a cluster may be serving another sweep as well
-            board.cell(message["key"], labels[message["key"]], message["cell"], message["total"])
+        board.cell(message["key"], message["cell"], message["total"])
 
-    with _client(scheduler, workers) as client, board:
+    with _client(scheduler, workers) as client, shown(board.line, board.table) as console:
         client.subscribe_topic(TOPIC, started)
         while waiting or flying:
             board.workers = workers if scheduler is None else _threads(client)
@@ -186,52 +161,47 @@ def _work(todo: Sequence[Job], board: Board, scheduler: str | None, workers: int
                 future = client.submit(_on_worker, job, key=f"{job.name}-{os.urandom(4).hex()}", pure=False)
                 flying[future] = job
                 future.add_done_callback(ended.put)
-            board.tick()
             try:
                 future = ended.get(timeout=1)
             except queue.Empty:
-                continue
+                continue  # a cluster may have other workers by now
             job = flying.pop(future)
-            try:
-                board.end(job.key, future.result())
-            except KilledWorker:
-                deaths[job.key] += BLAME if board.stop(job.key) else 1
-                if deaths[job.key] < DEATHS * BLAME:
-                    waiting.append(job)
-                else:
-                    board.end(job.key, _write_lost(job))
-            except (CommClosedError, CancelledError) as error:
-                raise RefusedError(
-                    "the cluster is gone; start it and the sweep again: what is finished is kept"
-                ) from error
-            except UnequalError as error:
-                raise RefusedError(str(error)) from error
-            except ImportError as error:
-                raise RefusedError(
-                    f"a worker cannot import what a run needs ({error}); install the same kit on every worker"
-                ) from error
-            except OSError as error:
-                raise _failing(error) from error
+            with refusing():
+                try:
+                    sidecar = future.result()
+                except KilledWorker:
+                    deaths[job.key] += 1 if board.stop(job.key) else WAITED
+                    if deaths[job.key] < DEATHS:
+                        waiting.append(job)
+                        continue
+                    sidecar = lost(job, f"{DEATHS} workers died while they ran it; is there enough memory?", DEATHS)
+            board.end(job.key, sidecar)
+            if sidecar["status"] != "ok":
+                console.print(f"{job.label}  {sidecar['status']}: {sidecar['error']}", style="red")
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """What ends a sweep, in words that say what to do."""
+    try:
+        yield
+    except (CommClosedError, CancelledError) as error:
+        raise RefusedError("the cluster is gone; start it and the sweep again: what is finished is kept") from error
+    except ImportError as error:
+        raise RefusedError(
+            f"a worker cannot import what a run needs ({error}); install the same kit on every worker"
+        ) from error
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        hint = "make room" if full else "see that every worker can write there"
+        raise RefusedError(
+            f"a result cannot be written: {error}; {hint}, and start the sweep again: what is finished is kept"
+        ) from error
 
 
 def _threads(client: Client) -> int:
     """How many runs a cluster can take at once."""
     return sum(worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values())
-
-
-def _write_lost(job: Job) -> dict[str, Any]:
-    try:
-        return lost(job, f"{DEATHS} workers died while they ran it; is there enough memory?", DEATHS)
-    except OSError as error:
-        raise _failing(error) from error
-
-
-def _failing(error: OSError) -> RefusedError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    hint = "make room" if full else "see that every worker can write there"
-    return RefusedError(
-        f"a result cannot be written: {error}; {hint}, and start the sweep again: what is finished is kept"
-    )
 
 
 def _on_worker(job: Job) -> dict[str, Any]:
@@ -266,21 +236,22 @@ def _client(scheduler: str | None, workers: int) -> Iterator[Client]:
             yield client
         return
     settings = {"distributed.scheduler.allowed-failures": 0, "distributed.worker.daemon": False}
-    with ExitStack() as stack:
+    with (
         # One folder for all that workers and kernels leave lying when they are ended in the middle.
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="mk", ignore_cleanup_errors=True))
-        stack.enter_context(dask.config.set(settings))
-        cluster = stack.enter_context(
-            LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                host="127.0.0.1",
-                dashboard_address=None,
-                memory_limit=0,  # the kernels hold the memory, which Dask does not see
-                local_directory=scratch,
-                silence_logs=QUIET,
-                env={"TMPDIR": scratch, "DASK_LOGGING__DISTRIBUTED": "critical"},
-                plugins=(_Calm(),),
-            )
-        )
-        yield stack.enter_context(Client(cluster, set_as_default=False))
+        tempfile.TemporaryDirectory(prefix="mk", ignore_cleanup_errors=True) as scratch,
+        dask.config.set(settings),
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # any port; Dask warns where its own is taken
+            memory_limit=0,  # the kernels hold the memory, which Dask does not see
+            local_directory=scratch,
+            silence_logs=QUIET,
+            env={"TMPDIR": scratch, "DASK_LOGGING__DISTRIBUTED": "critical"},
+            plugins=(_Calm(),),
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client

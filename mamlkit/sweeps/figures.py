@@ -49,19 +49,18 @@ def dots(values: pd.DataFrame, title: str) -> Figure:
     Columns: panel, line, value; a row for each seed.
     """
     panels = [
-        (name, list(rows.groupby("line", sort=False).value)) for name, rows in values.groupby("panel", sort=False)
+        (name, list(rows.groupby("line", sort=False).value)[:ROWS])
+        for name, rows in values.groupby("panel", sort=False)
     ]
     columns = min(2 if values.line.str.len().max() < SHORT else 1, len(panels))
-    sizes = [min(len(rows), ROWS) for _, rows in panels]
+    sizes = [len(rows) for _, rows in panels]
     heights = [0.6 + 0.2 * max(sizes[place : place + columns]) for place in range(0, len(panels), columns)]
     figure, axes = canvas(
         len(heights), columns, height=sum(heights) + 0.45, height_ratios=heights, title=fill(title, 80)
     )
     for ax, (name, rows) in zip(axes, panels, strict=False):
-        ax.set_yticks(
-            range(len(rows[:ROWS])), [_row(ax, y, str(line), values) for y, (line, values) in enumerate(rows[:ROWS])]
-        )
-        ax.set_ylim(len(rows[:ROWS]) - 0.4, -0.6)
+        ax.set_yticks(range(len(rows)), [_row(ax, y, str(line), values) for y, (line, values) in enumerate(rows)])
+        ax.set_ylim(len(rows) - 0.4, -0.6)
         ax.xaxis.set_major_locator(MaxNLocator(4 if columns > 1 else 8))
         ax.set_title(fill(str(name), 34 if columns > 1 else 60))
     for ax in axes[len(panels) :]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -21,17 +21,17 @@ from mamlkit.study.execute import execute
 from mamlkit.study.result import Result
 from mamlkit.study.run import provenance, stamped
 from mamlkit.sweeps import key
-from mamlkit.sweeps.sidecar import FORMAT as FORMAT
 from mamlkit.sweeps.sidecar import Sidecar
 from mamlkit.sweeps.spec import Run
 from mamlkit.sweeps.store import Store
 
 POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 ATTEMPTS = 2  # a kernel that died of something outside it deserves another; one that dies twice is the notebook's doing
+_provenance = cache(provenance)  # of this worker: it takes several commands to find out
 PARTS = {"kit": "mamlkit", "data": "the data", "inputs": "what its parameters name"}
 
 
-class UnequalError(RuntimeError):
+class UnequalError(RefusedError):
     """A worker has another kit or another notebook than the plan was made with."""
 
 
@@ -59,6 +59,11 @@ class Job:
     def name(self) -> str:
         """Of its files, without their endings."""
         return f"{self.path.stem}-{self.key}"
+
+    @property
+    def label(self) -> str:
+        """In words: its notebook and what it was given."""
+        return " ".join([self.path.stem, *(f"{name}={value}" for name, value in self.given.items())])
 
 
 def jobs(runs: tuple[Run, ...], where: str, limit: float, threads: int) -> list[Job]:
@@ -100,36 +105,23 @@ def perform(job: Job, watch: Callable[[int, int], None] = lambda cell, total: No
 def lost(job: Job, error: str, attempts: int) -> dict[str, Any]:
     """Write and return the sidecar of a job whose workers died, so that nothing of it came back."""
     result = Result(
-        notebook=job.path.stem,
-        title=notebooks.title(notebooks.load(job.path), job.path.stem),
-        status="dead",
-        seconds=0.0,
-        cell=None,
-        error=error,
-        parameters=dict(job.parameters),
-        claims=[],
-        records=[],
-        peak_bytes=None,
-    )
+        notebook=job.path.stem, title=notebooks.title(notebooks.load(job.path), job.path.stem), status="dead",
+        seconds=0.0, cell=None, error=error, parameters=dict(job.parameters), claims=[], records=[], peak_bytes=None,
+    )  # fmt: skip
     return _write(job, result, None, datetime.now(UTC), {"threads": job.threads, "device": None}, attempts)
 
 
 def _write(
-    job: Job,
-    result: Result,
-    executed: NotebookNode | None,
-    started: datetime,
-    provenance: dict[str, Any],
-    attempts: int,
+    job: Job, result: Result, executed: NotebookNode | None, started: datetime, origin: dict[str, Any], attempts: int
 ) -> dict[str, Any]:
     sidecar = Sidecar(
-        **asdict(result),
+        **vars(result),
         key=job.key,
         given=dict(job.given),
         identity=dict(job.identity),
         started=started.isoformat(timespec="seconds"),
         executed=None if executed is None else f"{job.name}.ipynb",
-        provenance=provenance,
+        provenance=origin,
         attempts=attempts,
     )
     store = Store(job.where)
@@ -146,17 +138,11 @@ def _check(job: Job) -> None:
         raise UnequalError(f"{error}; every worker needs the notebooks at the same path") from error
     for name, digest in job.identity.items():
         if (other := found.get(name, "nothing")) != digest:
-            what = job.path.name if name == "notebook" else PARTS[name]
+            what = PARTS.get(name, job.path.name)
             raise UnequalError(
                 f"{what} is not what the plan was made with ({other[:24]}, not {digest[:24]}): it changed while "
                 "the sweep ran, or this worker has another copy; start the sweep again, with the same one everywhere"
             )
-
-
-@cache
-def _provenance(home: Path) -> dict[str, Any]:
-    """Of this worker; asked once, since it takes several commands to find out."""
-    return provenance(home)
 
 
 @contextmanager
@@ -169,18 +155,14 @@ def one_gpu() -> Iterator[str | None]:
     if len(names) < 2:
         yield None
         return
-    for name in names:
-        lock = FileLock(Path(tempfile.gettempdir()) / f"mamlkit-gpu-{name}.lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            continue
-        try:
-            yield name
-        finally:
-            lock.release()
-        return
-    yield names[os.getpid() % len(names)]
+    with ExitStack() as held:
+        for name in names:
+            with suppress(Timeout):
+                held.enter_context(FileLock(Path(tempfile.gettempdir()) / f"mamlkit-gpu-{name}.lock", timeout=0))
+                break
+        else:
+            name = names[os.getpid() % len(names)]
+        yield name
 
 
 def visible_gpus() -> list[str]:

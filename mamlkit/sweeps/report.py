@@ -13,9 +13,9 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import chdir
-from dataclasses import dataclass, replace
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from contextlib import chdir, suppress
+from dataclasses import dataclass
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -40,7 +40,7 @@ from mamlkit.statistics import wilson_interval
 from mamlkit.study import RefusedError, execute, notebooks, pages
 from mamlkit.study.progress import shown
 from mamlkit.sweeps import figures, results
-from mamlkit.sweeps.results import Sidecar
+from mamlkit.sweeps.results import Place, Sidecar
 
 HERE = Path(__file__).parent
 LONG = 2000  # characters of a value that are shown
@@ -128,10 +128,10 @@ def load(folder: Path | str, out: Path | None = None) -> Sweep:
         columns=["run", "record", "place", "x", "value"],
     )
     done = {run.key for run in found}
-    planned = [run for run in (plan.planned if plan else []) if run["key"] not in done]
     waiting = [
         {"Notebook": str(run["notebook"]), "Given": ", ".join(f"{n} {text(v)}" for n, v in run["given"].items())}
-        for run in planned
+        for run in (plan.planned if plan else [])
+        if run["key"] not in done
     ]
     name = plan.name if plan else folder.resolve().name
     return Sweep(name, runs, claims.reset_index().join(runs.title, on="run"),
@@ -159,7 +159,7 @@ def _settings(runs: pd.DataFrame) -> pd.DataFrame:
     ).sort_values("setting", kind="stable")
 
 
-def _numbers(run: Sidecar) -> Iterator[tuple[str, tuple[int | str, ...], float | None, float]]:
+def _numbers(run: Sidecar) -> Iterator[tuple[str, Place, float | None, float]]:
     """The numbers of a run's records: record, place, x where they belong to a curve, value."""
     times: Counter[str] = Counter()
     for record in run.records:
@@ -169,20 +169,20 @@ def _numbers(run: Sidecar) -> Iterator[tuple[str, tuple[int | str, ...], float |
             yield name if times[name] == 1 else f"{name} ({times[name]})", *part
 
 
-def _parts(
-    value: Any, place: tuple[int | str, ...] = ()
-) -> Iterator[tuple[tuple[int | str, ...], float | None, float]]:
-    pairs = list(enumerate(value) if isinstance(value, list) else value.items() if isinstance(value, dict) else [])
-    if len(pairs) > 2 and all(_is_number(x) for x, _ in pairs):
-        for x, item in pairs:
+def _parts(value: Any, place: Place = ()) -> Iterator[tuple[Place, float | None, float]]:
+    if not isinstance(value, list | dict):
+        if (number := results.number(value)) is not None:
+            yield place, None, number
+        return
+    items = dict(enumerate(value)) if isinstance(value, list) else value
+    if len(items) > 2 and all(map(_is_number, items)):
+        for x, item in items.items():
             for rest, leaf in results.leaves(item):
                 if (number := results.number(leaf)) is not None:
                     yield (*place, *rest), float(x), number
-    elif pairs:
-        for step, item in pairs:
+    else:
+        for step, item in items.items():
             yield from _parts(item, (*place, step))
-    elif not isinstance(value, list | dict) and (number := results.number(value)) is not None:
-        yield place, None, number
 
 
 def _is_number(x: int | str) -> bool:
@@ -248,18 +248,18 @@ def listed(runs: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def link(words: Any, runs: pd.DataFrame, order: float | None = None) -> Cell:
+def link(words: Any, runs: pd.DataFrame, order: float | None = None, good: bool = True) -> Cell:
     """Words that lead to runs of a notebook: to the page of the only one, or to the table of runs, filtered."""
     if len(runs) == 1:
-        return Cell(str(words), quote(runs.page.iloc[0]), order)
+        return Cell(str(words), quote(runs.page.iloc[0]), order, good)
     setting = f" {runs.setting.iloc[0].split()[0]}" if runs.setting.iloc[0] and runs.setting.nunique() == 1 else ""
     find = f'"{runs.title.iloc[0]}"{setting}'
-    return Cell(str(words), f"index.html?find={quote(find)}#runs", order)
+    return Cell(str(words), f"index.html?find={quote(find)}#runs", order, good)
 
 
 def share(part: int, whole: int, runs: pd.DataFrame) -> Cell:
     """So many of so many, which lead to the runs and are sorted by their ratio."""
-    return replace(link(f"{part:,} of {whole:,}", runs, part / max(whole, 1)), good=part == whole)
+    return link(f"{part:,} of {whole:,}", runs, part / max(whole, 1), good=part == whole)
 
 
 def rate_interval(held: int, runs: int) -> str:
@@ -362,7 +362,7 @@ def _picture(name: str, alt: str, content: pd.DataFrame, draw: Callable[[], Figu
     return HTML(pages.render("figure.html", src=quote(file.name), alt=alt))
 
 
-def _is_drawn(place: tuple[int | str, ...]) -> bool:
+def _is_drawn(place: Place) -> bool:
     """Whether a number is the value itself: a second of a pair, or `half_width`, is its interval."""
     return place[-1:] not in NOT_DRAWN and all(step == 0 for step in place if isinstance(step, int))
 
@@ -431,23 +431,19 @@ def _run_pages(sweep: Sweep, out: Path) -> None:
         made_from = _digest(_code(), repr(values), executed.read_bytes() if executed else b"")
         if _made_from(out / row.page) != made_from:
             jobs.append((out / row.page, executed, values | {"made_from": made_from}))
-    heavy = [job for job in jobs if job[1]]
-    several = _processes() > 1 and len(heavy) > FEW
+    several = _processes() > 1 and sum(executed is not None for _, executed, _ in jobs) > FEW
     done = 0
-    with shown(lambda: f"{done} of {len(jobs)} pages"):
-        for job in jobs:
-            if not (several and job[1]):
-                _run_page(*job)
+    with (
+        shown(lambda: f"{done} of {len(jobs)} pages"),
+        ProcessPoolExecutor(_processes(), get_context("spawn")) if several else ThreadPoolExecutor(1) as pool,
+    ):
+        try:
+            for ended in as_completed([pool.submit(_run_page, *job) for job in jobs]):
+                ended.result()
                 done += 1
-        if several:
-            with ProcessPoolExecutor(_processes(), mp_context=get_context("spawn")) as pool:
-                try:
-                    for ended in as_completed([pool.submit(_run_page, *job) for job in heavy]):
-                        ended.result()
-                        done += 1
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _processes() -> int:
@@ -464,12 +460,10 @@ def _run_page(page: Path, executed: Path | None, values: Mapping[str, Any]) -> N
 
 def _made_from(page: Path) -> str | None:
     """What a page of a report says it was made from; None for a file that is no such page."""
-    try:
-        with page.open(encoding="utf-8") as file:
-            found = MADE.search(file.read(4000))
-    except (OSError, UnicodeDecodeError):
-        return None
-    return found[1] if found else None
+    with suppress(OSError, UnicodeDecodeError), page.open(encoding="utf-8") as file:
+        if found := MADE.search(file.read(4000)):
+            return found[1]
+    return None
 
 
 def _clear(out: Path, made: set[str], index: str) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,15 @@ with extra("sweeps"):
 
 INTEGERS = range(-(2**63), 2**63)  # what a column of integers can hold
 NUMBER = (int, float)
+# Columns that are taken from a run as they are, and the types of those that do not follow from their values.
+RUN = ("key", "notebook", "seed")
+RUNS = ("key", "notebook", "title", "status", "cell", "error")
+TIMES = ("key", "notebook", "started", "seconds", "peak_bytes", "attempts")
+KINDS = {"key": "string", "notebook": "string", "cell": "Int64", "error": "string", "value": "float64"}
+KINDS |= {"text": "string", "seconds": "float64", "peak_bytes": "Int64"}
+
+
+Place = tuple[int | str, ...]  # of a number within a record: positions in lists, names in dicts
 
 
 class Plan(NamedTuple):
@@ -107,41 +117,25 @@ def order(value: Any) -> tuple[Any, ...]:
 def tables(sidecars: Sequence[Sidecar]) -> Tables:
     """The tables of these runs, in their order."""
     names = sorted({name for run in sidecars for name in run.parameters})
-    runs: dict[str, list[Any]] = {
-        "key": [run.key for run in sidecars],
-        "notebook": [run.notebook for run in sidecars],
-        "title": [run.title for run in sidecars],
-        "status": [run.status for run in sidecars],
-        "cell": [run.cell for run in sidecars],
-        "error": [run.error for run in sidecars],
-        "claims": [len(run.claims) for run in sidecars],
-        "holding": [sum(claim["holds"] for claim in run.claims) for run in sidecars],
-    }
-    runs |= {f"parameters.{name}": [run.parameters.get(name) for run in sidecars] for name in names}
-    claims = [
-        (run.key, run.notebook, run.seed, claim["claim"], claim["holds"]) for run in sidecars for claim in run.claims
-    ]
+    runs = [
+        (*attrgetter(*RUNS)(run), len(run.claims), sum(claim["holds"] for claim in run.claims),
+         *map(run.parameters.get, names))
+        for run in sidecars
+    ]  # fmt: skip
+    claims = [(*attrgetter(*RUN)(run), claim["claim"], claim["holds"]) for run in sidecars for claim in run.claims]
     records = [
-        (run.key, run.notebook, run.seed, record["name"], ".".join(map(str, path)), *_split(leaf))
+        (*attrgetter(*RUN)(run), record["name"], ".".join(map(str, path)), *_split(leaf))
         for run in sidecars
         for record in run.records
         for path, leaf in leaves(record["value"])
     ]
-    times = pd.json_normalize(
-        [{name: getattr(run, name) for name in TIMES} | {"provenance": run.provenance} for run in sidecars]
-    ).astype(object)
+    times = pd.json_normalize([{name: getattr(run, name) for name in (*TIMES, "provenance")} for run in sidecars])
     return Tables(
-        _frame(runs, {"cell": "Int64", "error": "string"}),
-        _frame(_columns(claims, ("key", "notebook", "seed", "claim", "holds"))),
-        _frame(_columns(records, ("key", "notebook", "seed", "name", "index", "value", "text")), {"text": "string"}),
-        _frame(
-            {str(name): times[name].where(times[name].notna(), None).tolist() for name in times},
-            {"peak_bytes": "Int64", "seconds": "float64"},
-        ),
+        _frame((*RUNS, "claims", "holding", *(f"parameters.{name}" for name in names)), runs),
+        _frame((*RUN, "claim", "holds"), claims),
+        _frame((*RUN, "name", "index", "value", "text"), records),
+        _frame(times.columns, times.astype(object).where(times.notna(), None).values.tolist()),
     )
-
-
-TIMES = ("key", "notebook", "started", "seconds", "peak_bytes", "attempts")
 
 
 def write(results: Tables, folder: Path) -> None:
@@ -153,8 +147,8 @@ def write(results: Tables, folder: Path) -> None:
             frame.to_parquet(part, index=False)
 
 
-def leaves(value: Any) -> Iterator[tuple[tuple[int | str, ...], Any]]:
-    """Each number or text of a record with its path: positions in lists, names in dicts."""
+def leaves(value: Any) -> Iterator[tuple[Place, Any]]:
+    """Each number or text of a record with its place."""
     if not isinstance(value, list | dict):
         yield (), value
         return
@@ -180,31 +174,21 @@ def _split(leaf: Any) -> tuple[float | None, str | None]:
     return value, leaf if value is None else None
 
 
-def _columns(rows: Sequence[tuple[Any, ...]], names: Sequence[str]) -> dict[str, list[Any]]:
-    return {name: [row[place] for row in rows] for place, name in enumerate(names)}
-
-
-def _frame(columns: Mapping[str, list[Any]], known: Mapping[str, str] | None = None) -> pd.DataFrame:
-    kinds = {"key": "string", "notebook": "string", "value": "float64"} | dict(known or {})
-    return pd.DataFrame({name: _column(values, kinds.get(name)) for name, values in columns.items()})
+def _frame(names: Iterable[str], rows: Sequence[Sequence[Any]]) -> pd.DataFrame:
+    columns = {name: [row[place] for row in rows] for place, name in enumerate(names)}
+    return pd.DataFrame({name: _column(values, KINDS.get(name)) for name, values in columns.items()})
 
 
 def _column(values: list[Any], kind: str | None) -> pd.Series[Any]:
     """The values as one type that Parquet can hold; where there is none, as JSON texts."""
     found = {type(value) for value in values if value is not None}
-    if kind is None:
-        if found == {bool}:
-            kind = "boolean"
-        elif found == {int} and all(value is None or value in INTEGERS for value in values):
-            kind = "Int64"
-        elif (
-            found
-            and found <= {int, float}
-            and all(value is None or value in INTEGERS for value in values if type(value) is int)
-        ):
-            kind = "float64"
-        else:
-            kind = "string"
-            if found - {str}:
-                values = [None if v is None else json.dumps(v, ensure_ascii=False, sort_keys=True) for v in values]
+    fits = all(value in INTEGERS for value in values if type(value) is int)
+    if kind is None and found == {bool}:
+        kind = "boolean"
+    elif kind is None and found and found <= {int, float} and fits:
+        kind = "Int64" if found == {int} else "float64"
+    elif kind is None:
+        kind = "string"
+        if found - {str}:
+            values = [None if v is None else json.dumps(v, ensure_ascii=False, sort_keys=True) for v in values]
     return pd.Series(values, dtype=kind)

@@ -81,7 +81,7 @@ def _sweep(content: Any, path: Path) -> Sweep:
     name, limit, entries = content.get("name", path.stem), content.get("limit", LIMIT), content.get("runs")
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w .-]*", name):
         raise RefusedError(f"name is {name!r}; it must be a text that can be a folder's name")
-    if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit < math.inf:
+    if type(limit) not in (int, float) or not 0 < limit < math.inf:
         raise RefusedError(f"limit is {limit!r}; it must be a positive number of seconds")
     if not isinstance(entries, list) or not entries:
         raise RefusedError("runs must be a list of at least one entry, each with its notebooks")
@@ -93,16 +93,14 @@ def _sweep(content: Any, path: Path) -> Sweep:
 
 def _entry(content: Any, where: str, path: Path) -> Iterator[Run]:
     entry = _mapping(content, where, ENTRY)
-    chosen = _notebooks(entry.get("notebooks"), where, path)
-    settings = _settings(entry, where)
+    chosen, settings = _notebooks(entry.get("notebooks"), where, path), _settings(entry, where)
     for notebook in chosen:
         try:
             declared = notebooks.parameters(notebooks.load(notebook))
         except RefusedError as error:
             raise RefusedError(f"{notebook.stem}: {error}") from error
-        known: dict[tuple[str, str], Any] = {}  # a grid repeats its values; each is checked once
         for setting in settings:
-            yield Run(notebook, {name: _value(name, value, declared, notebook, known) for name, value in setting})
+            yield Run(notebook, {name: _value(name, value, declared, notebook) for name, value in setting.items()})
 
 
 def _notebooks(content: Any, where: str, path: Path) -> list[Path]:
@@ -114,11 +112,13 @@ def _notebooks(content: Any, where: str, path: Path) -> list[Path]:
     return [found.resolve() for found in notebooks.select(texts)]
 
 
-def _settings(entry: Mapping[str, Any], where: str) -> list[list[tuple[str, Any]]]:
+def _settings(entry: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
     """Every combination of parameters that an entry asks for."""
     fixed = _mapping(entry.get("set", {}), f"{where}, set")
-    grid = {name: _values(value, name, where) for name, value in _mapping(entry.get("grid", {}), where).items()}
-    zipped = {name: _values(value, name, where) for name, value in _mapping(entry.get("zip", {}), where).items()}
+    grid, zipped = (
+        {name: _values(value, name, where) for name, value in _mapping(entry.get(way, {}), f"{where}, {way}").items()}
+        for way in ("grid", "zip")
+    )
     listed = [_mapping(item, f"{where}, list") for item in _values(entry.get("list", [{}]), "list", where)]
     seeds = {"seed": _seeds(entry["seeds"], where)} if "seeds" in entry else {}
     names = [*fixed, *grid, *zipped, *seeds, *{name for item in listed for name in item}]
@@ -128,15 +128,11 @@ def _settings(entry: Mapping[str, Any], where: str) -> list[list[tuple[str, Any]
     if len({len(values) for values in zipped.values()}) > 1:
         sizes = ", ".join(f"{name} has {len(values)}" for name, values in zipped.items())
         raise RefusedError(f"{where}: zip pairs values one to one, but {sizes}")
-    pairs = [list(zip(zipped, values, strict=True)) for values in zip(*zipped.values(), strict=True)] or [[]]
-    size = len(listed) * len(pairs) * math.prod(len(values) for values in (grid | seeds).values())
-    if size > MOST:
+    pairs = [dict(zip(zipped, values, strict=True)) for values in zip(*zipped.values(), strict=True)] or [{}]
+    axes = [listed, pairs, *([{name: value} for value in values] for name, values in (grid | seeds).items())]
+    if (size := math.prod(map(len, axes))) > MOST:
         raise RefusedError(f"{where}: these are {size:,} runs a notebook; the limit is {MOST:,}")
-    axes = [[(name, value) for value in values] for name, values in (grid | seeds).items()]
-    return [
-        [*fixed.items(), *item.items(), *pair, *point]
-        for item, pair, point in itertools.product(listed, pairs, itertools.product(*axes))
-    ]
+    return [{name: part[name] for part in (fixed, *point) for name in part} for point in itertools.product(*axes)]
 
 
 def _seeds(content: Any, where: str) -> list[Any]:
@@ -166,21 +162,17 @@ def _mapping(content: Any, where: str, known: tuple[str, ...] = ()) -> dict[str,
     return content
 
 
-def _value(name: str, value: Any, declared: Mapping[str, Parameter], notebook: Path, known: dict[Any, Any]) -> Any:
+def _value(name: str, value: Any, declared: Mapping[str, Parameter], notebook: Path) -> Any:
     """A value as the declared type. YAML reads 1e-3 as a text, which is then read as `mamlkit run -p` reads one."""
     if name not in declared:
         lines = ", ".join(declared) or "none"
         raise RefusedError(f"{notebook.stem} declares no parameter {name!r}; there are {lines}")
-    asked = (name, repr(value))
-    if asked not in known:
-        parameter = declared[name]
-        if isinstance(value, str):
-            known[asked] = notebooks.parse(value, parameter)
-        else:
-            try:
-                known[asked] = notebooks.coerce(value, parameter.type)
-            except TypeError as error:
-                raise RefusedError(
-                    f"{notebook.stem}: parameter {name} is {value!r}; the notebook declares {parameter}"
-                ) from error
-    return known[asked]
+    parameter = declared[name]
+    if isinstance(value, str):
+        return notebooks.parse(value, parameter)
+    try:
+        return notebooks.coerce(value, parameter.type)
+    except TypeError as error:
+        raise RefusedError(
+            f"{notebook.stem}: parameter {name} is {value!r}; the notebook declares {parameter}"
+        ) from error
