@@ -1,5 +1,6 @@
 # The public names and where they are: read by type checkers, by editors and, at run time, by lazy_loader.
 from . import figures, models
+from .check import Finding, Report, check
 from .checkpoint import CheckpointError
 from .curves import Curve
 from .device import device
@@ -19,6 +20,7 @@ __all__ = [
     "ClaimError",
     "Curve",
     "Difference",
+    "Finding",
     "Glyphs",
     "InnerRule",
     "Interval",
@@ -27,10 +29,12 @@ __all__ = [
     "Objective",
     "Omniglot",
     "Quadratics",
+    "Report",
     "Sinusoids",
     "TaskBatch",
     "TaskDistribution",
     "adapt",
+    "check",
     "claim",
     "device",
     "evaluate",

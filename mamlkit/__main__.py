@@ -15,7 +15,7 @@ from mamlkit.sweeps.command import add_parser as add_rerun
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit status: 0 well, 1 a notebook failed or differs, 2 refused, 130 interrupted."""
+    """Run a command; returns its status: 0 well, 1 a notebook or a model is at fault, 2 refused, 130 interrupted."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a claim with θ in it must not end a run where θ cannot be written
@@ -49,6 +49,15 @@ def _parser() -> argparse.ArgumentParser:
 
     add_rerun(commands)
 
+    check = commands.add_parser("check", help="examine the meta-gradient of a model of yours, on tasks of yours")
+    check.add_argument(
+        "factory",
+        help="module:function or path.py:function; it returns (objective, tasks), or a dict for mamlkit.check",
+    )
+    check.add_argument("--alpha", type=float, help="inner step size (default: the factory's, or 0.01)")
+    check.add_argument("--steps", type=int, help="inner steps (default: the factory's, or 1)")
+    check.set_defaults(command=_check)
+
     again = commands.add_parser("regenerate", parents=[names], help="rewrite the notebooks' outputs in canonical form")
     again.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file would change")
     again.set_defaults(command=_regenerate)
@@ -64,6 +73,18 @@ def _run(options: argparse.Namespace) -> int:
     given = dict(options.parameter)
     results = run(options.notebooks, given, device=options.device, out=options.out, timeout=options.timeout)
     return int(any(result.status != "ok" for result in results))
+
+
+def _check(options: argparse.Namespace) -> int:
+    from mamlkit.check import check, made
+
+    given = {name: value for name in ("alpha", "steps") if (value := getattr(options, name)) is not None}
+    try:
+        report = check(**({"alpha": 0.01} | made(options.factory) | given))
+    except ValueError as error:
+        raise RefusedError(str(error)) from error
+    print(report)
+    return int(not report.ok)
 
 
 def _regenerate(options: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ What makes a module impure, or its second derivative wrong, and what is done abo
   they were and no task leaks into another;
 - batch norm in training mode may be told whose statistics to use;
 - attention: PyTorch's fused kernels have no second derivative, its "math" backend has;
+- weight norm, and a norm with a bias and no weight: PyTorch's second derivatives of them are wrong;
 - an embedding's padding row: `vmap` would give it a gradient;
 - one parameter under several names: all of them follow θ;
 - randomness: a mask drawn in the forward pass would make θ' a matter of chance, so it is refused.
@@ -154,7 +155,8 @@ class _Pure(TorchFunctionMode):
         if training and self.record is not None:
             others = (0, *range(2, input.ndim))
             self.record.append((input.mean(others, True), input.var(others, correction=0, keepdim=True)))
-        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+        found: Tensor = _BATCH_NORM(input, running_mean, running_var, weight, bias, training, momentum, eps)
+        return found
 
 
 def _embedding(
@@ -196,7 +198,35 @@ def _twice_differentiable(function: Callable[..., Any]) -> Callable[..., Any]:
     return by_math
 
 
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """v·g/‖v‖, of operations whose second derivatives are right; that of the fused function is not."""
+    others = [d for d in range(v.ndim) if d != dim]  # with −1, the norm is taken over all
+    weight: Tensor = v * (g / torch.linalg.vector_norm(v, dim=others, keepdim=True))
+    return weight
+
+
+def _with_weight(function: Callable[..., Any], place: int) -> Callable[..., Any]:
+    """A norm whose bias, at `place` + 1, never stands without a weight: PyTorch then leaves a second derivative out."""
+
+    def norm(*args: Any, **kwargs: Any) -> Any:
+        given = dict(zip(("weight", "bias"), args[place : place + 2], strict=False)) | kwargs
+        if given.get("weight") is None and (bias := given.get("bias")) is not None:
+            weight = torch.ones_like(bias)
+            if len(args) > place:
+                args = (*args[:place], weight, *args[place + 1 :])
+            else:
+                kwargs["weight"] = weight
+        return function(*args, **kwargs)
+
+    return norm
+
+
+_BATCH_NORM = _with_weight(F.batch_norm, 3)
 _PURE: dict[Any, Callable[..., Any]] = {
+    **{norm: _with_weight(norm, 2) for norm in (F.layer_norm, torch.layer_norm, F.group_norm, torch.group_norm)},
+    F.instance_norm: _with_weight(F.instance_norm, 3),
+    torch.instance_norm: _with_weight(torch.instance_norm, 1),
+    torch._weight_norm: _weight_norm,
     F.embedding: _embedding,
     torch.embedding: _direct_embedding,
     F.scaled_dot_product_attention: _twice_differentiable(F.scaled_dot_product_attention),

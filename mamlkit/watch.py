@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -47,6 +49,25 @@ class Watch(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class Cuts(TorchFunctionMode):
+    """Notes whether a pass takes a part of what it computes for a constant, so that its derivative leaves that out."""
+
+    BY = {  # noqa: RUF012  # never written
+        *(Tensor.detach, Tensor.detach_, torch.detach, Tensor.data.__get__, Tensor.__array__, Tensor.numpy),  # type: ignore[attr-defined]
+        *(Tensor.item, Tensor.tolist, Tensor.__float__, Tensor.__int__, Tensor.__bool__),
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found |= func in self.BY or not torch.is_grad_enabled()
+        if func in (F.embedding, torch.embedding):  # a padding row, or gradients by frequency
+            self.found |= any(part is not None and part is not False for part in (*args[2:], *(kwargs or {}).values()))
+        return func(*args, **(kwargs or {}))
+
+
 def unreached(prediction: Tensor, theta: Mapping[str, Tensor]) -> Tensor | None:
     """A tensor that a prediction has a derivative by and that is not in θ, if there is one."""
     known = {id(weight) for weight in theta.values()}
@@ -57,6 +78,11 @@ def unreached(prediction: Tensor, theta: Mapping[str, Tensor]) -> Tensor | None:
 def is_once_differentiable(gradients: Sequence[Tensor]) -> bool:
     """Whether a function in it was marked `once_differentiable`, whose second derivative PyTorch takes for zero."""
     return any(node.name() == "torch::autograd::Error" for node in _nodes(gradients))
+
+
+def written_by_hand(loss: Tensor) -> set[str]:
+    """The functions that a loss was computed by and whose backward pass somebody wrote."""
+    return {node.name().removesuffix("Backward") for node in _nodes([loss]) if hasattr(node, "_forward_cls")}
 
 
 def _nodes(tensors: Sequence[Tensor]) -> Iterator[Any]:

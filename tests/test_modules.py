@@ -7,9 +7,20 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from oracles import flat, relative_error
+from oracles import finite_differences, flat, relative_error
 from torch import Tensor, nn
-from zoo import ALPHA, ONE_AT_A_TIME, REFUSED, RIGHT, STEPS, by_hand, data, made
+from zoo import (
+    ALPHA,
+    ONE_AT_A_TIME,
+    REFUSED,
+    RIGHT,
+    STEPS,
+    WRONG_IN_PYTORCH,
+    by_first_derivatives,
+    by_hand,
+    data,
+    made,
+)
 
 import mamlkit as mk
 from mamlkit.pure import Params
@@ -26,7 +37,11 @@ def test_the_second_order_meta_gradient_is_that_of_plain_pytorch(name: str, rout
     model, batch = made(RIGHT[name]), data()
     objective = mk.Objective(model, F.mse_loss)
     found = mk.meta_gradient(objective, objective.theta(), batch, alpha=ALPHA, steps=STEPS, route=route)
-    assert relative_error(flat(found.grad), flat(by_hand(model, batch))) <= 1e-9
+    if any(words in name for words in WRONG_IN_PYTORCH):
+        slopes = finite_differences(lambda theta: by_first_derivatives(model, theta, batch), objective.theta())
+        assert relative_error(flat(found.grad), slopes) <= 1e-6
+    else:
+        assert relative_error(flat(found.grad), flat(by_hand(model, batch))) <= 1e-9
 
 
 def test_a_padding_row_has_no_gradient_and_stays_in_training() -> None:

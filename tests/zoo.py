@@ -303,6 +303,8 @@ def normed(norm: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Linear(4, 6), norm, nn.Tanh(), nn.Linear(6, 1))
 
 
+# What plain PyTorch gets wrong at second order (2.13), so that it is no oracle: finite differences are.
+WRONG_IN_PYTORCH = ("weight norm", "with a bias alone")
 RIGHT: dict[str, Callable[[], nn.Module]] = {
     "scripted function": lambda: Functions(scripted_swish),
     "torch.layer_norm": lambda: Functions(lambda h: torch.tanh(torch.layer_norm(h, (6,)))),
@@ -348,6 +350,23 @@ RIGHT: dict[str, Callable[[], nn.Module]] = {
     ),
     "weight norm": lambda: Hidden(parametrizations.weight_norm(nn.Linear(6, 6))),
     "weight norm, the old one": lambda: Hidden(utils.weight_norm(nn.Linear(6, 6))),
+    "weight norm of all entries": lambda: Hidden(parametrizations.weight_norm(nn.Linear(6, 6), dim=-1)),
+    "layer norm with a bias alone": lambda: Hidden(
+        lambda h, m: F.layer_norm(h, (6,), None, m.part.bias), nn.LayerNorm(6)
+    ),
+    "torch.layer_norm with a bias alone": lambda: Hidden(
+        lambda h, m: torch.layer_norm(h, (6,), bias=m.part.bias), nn.LayerNorm(6)
+    ),
+    "batch norm with a bias alone": lambda: Hidden(
+        lambda h, m: F.batch_norm(h, None, None, None, m.part.bias, True), nn.BatchNorm1d(6, track_running_stats=False)
+    ),
+    "torch.batch_norm with a bias alone": lambda: Hidden(
+        lambda h, m: torch.batch_norm(h, None, m.part.bias, None, None, True, 0.1, 1e-5, False),
+        nn.BatchNorm1d(6, track_running_stats=False),
+    ),
+    "instance norm with a bias alone": lambda: Hidden(
+        lambda h, m: F.instance_norm(h.view(-1, 2, 3), bias=m.part.bias).flatten(1), nn.InstanceNorm1d(2, affine=True)
+    ),
     "orthogonal weights": lambda: Hidden(parametrizations.orthogonal(nn.Linear(6, 6))),
     "pruned weights": lambda: Hidden(prune.l1_unstructured(nn.Linear(6, 6), "weight", amount=0.3)),
     "MultiheadAttention without weights": lambda: Hidden(
@@ -416,3 +435,17 @@ def by_hand(model: nn.Module, batch: mk.TaskBatch, loss: Callable[[Tensor, Tenso
             total = total + value(adapted, *query) / batch.size
         found = torch.autograd.grad(total, list(theta.values()), materialize_grads=True)
     return dict(zip(theta, found, strict=True))
+
+
+def by_first_derivatives(model: nn.Module, theta: Params, batch: mk.TaskBatch) -> float:
+    """F(θ) written out, by first derivatives alone."""
+    total = 0.0
+    for support, query in map(batch.task, range(batch.size)):
+        adapted = {name: weight.detach() for name, weight in theta.items()}
+        for _ in range(STEPS):
+            leaves = {name: weight.requires_grad_() for name, weight in adapted.items()}
+            loss = F.mse_loss(functional_call(model, leaves, (support.x,)), support.y)
+            slope = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+            adapted = {n: (w - ALPHA * g).detach() for (n, w), g in zip(leaves.items(), slope, strict=True)}
+        total += F.mse_loss(functional_call(model, adapted, (query.x,)), query.y).item() / batch.size
+    return total
