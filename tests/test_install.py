@@ -77,6 +77,7 @@ def test_a_wheel_holds_the_package_and_its_data(wheel: Path) -> None:
     held = {str(path.relative_to(ROOT)) for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"}
     assert held <= names, "a package, a stub, a style sheet or a template is missing"
     assert {"mamlkit/data/glyphs.npz", "mamlkit/data/OFL.txt", "mamlkit/data/README.md"} <= names
+    assert {"mamlkit/data/golden.json", "mamlkit/data/golden.py"} <= names
 
 
 def test_an_installed_wheel_loads_its_data(core: Path, tmp_path: Path) -> None:
