@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import assume, example, given, settings
+from hypothesis import Phase, assume, example, given, settings
 from hypothesis import strategies as st
 from oracles import flat
 from torch import Tensor
@@ -19,7 +19,8 @@ from mamlkit.pure import Params
 
 TOLERANCE = 1e-12  # of a gradient's size, in float64
 FEATURES, HIDDEN, CLASSES = 2, 4, 3
-fixed = settings(derandomize=True, deadline=None, max_examples=25, database=None)
+# No explanation of a failure: it takes minutes, and the examples are small.
+fixed = settings(derandomize=True, deadline=None, max_examples=25, database=None, phases=set(Phase) - {Phase.explain})
 
 
 class Problem(NamedTuple):
