@@ -57,6 +57,7 @@ REFUSED: dict[str, Callable[[Tensor], Any]] = {
     "sum of the CPU": lambda x: torch.ones(3) + x,
     "sum in place": lambda x: x.add_(torch.ones(3)),
     "sum on the CPU with a number from there": lambda x: torch.ones(3) + x.sum(),
+    "a number from there added to one on the CPU": lambda x: torch.zeros(()).add_(x.sum()),
     "product": lambda x: torch.outer(x, x) @ torch.ones(3),
     "product with a number as a bias": lambda x: torch.addmm(torch.ones(()), torch.outer(x, x), torch.outer(x, x)),
     "concatenation": lambda x: torch.cat([x, torch.ones(3)]),
@@ -72,6 +73,7 @@ REFUSED: dict[str, Callable[[Tensor], Any]] = {
     "a layer on the CPU": lambda x: nn.Linear(3, 1)(x),
     "under vmap": lambda x: torch.func.vmap(torch.add)(x, torch.ones(3)),
     "from numpy": lambda x: x + torch.from_numpy(np.ones(3)),
+    "a gradient": lambda x: setattr(x, "grad", torch.ones(3)),
     "a CPU generator": lambda x: x.uniform_(generator=torch.Generator()),
     "a CPU generator for a new tensor": lambda x: torch.randn(3, generator=torch.Generator(), device=THERE),
 }
@@ -107,7 +109,7 @@ MADE: dict[str, Callable[[], Tensor]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cuda_refuses_is_refused(name: str) -> None:
-    with pytest.raises(RuntimeError, match=r"Expected all tensors to be on the same device|device type for generator"):
+    with pytest.raises(RuntimeError, match=r"on the same device|different device|device type for generator"):
         REFUSED[name](vector())
 
 

@@ -164,7 +164,8 @@ def refuse(func: Any, args: tuple[Any, ...], strangers: list[Tensor]) -> None:
     if func in INDEXES and isinstance(args[0], Pretend):
         indices = [id(index) for index in args[1]]
         strangers = [tensor for tensor in strangers if id(tensor) not in indices]
-    numbers = func in NUMBERS or func in INDEXES or _is_elementwise(func)
+    into_cpu = func._schema.is_mutable and not isinstance(args[0], Pretend)
+    numbers = not into_cpu and (func in NUMBERS or func in INDEXES or _is_elementwise(func))
     if any(tensor.ndim or not numbers for tensor in strangers):
         error = RuntimeError(
             f"Expected all tensors to be on the same device, but found at least two devices, {PLACE} and cpu! "
