@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -330,6 +332,21 @@ def test_a_training_on_images_goes_on_elsewhere_with_its_images(
         objective = replace(CASES["conv4, batch"], loss=loss).on(place)
         tasks = replace(GLYPHS, device=place)
         assert len(list(training(objective, tasks, iterations, tmp_path / "run", alpha=0.1))) == 2
+
+
+ELSEWHERE = """
+import sys
+from pathlib import Path
+from mamlkit.checkpoint import load
+print({str(weight.device) for weight in load(Path(sys.argv[1]))["theta"].values()})
+"""
+
+
+def test_a_checkpoint_is_read_where_there_is_no_accelerator(tmp_path: Path) -> None:
+    list(training(CASES["mlp"].on(THERE), CASES["mlp"].tasks, 1, tmp_path / "run", alpha=0.1))
+    read = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "run")]
+    done = subprocess.run(read, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("{'cpu'}\n", "")
 
 
 class Turned(mk.Glyphs):
