@@ -258,12 +258,18 @@ def same_structure(found: Any, wanted: Params, what: str) -> None:
         raise ValueError(f"{what} is {given}; it must hold {shapes}, a tensor for each parameter")
 
 
-def state(found: Any) -> Any:
-    """The state of an inner rule, if it holds tensors alone."""
-    if other := {type(leaf).__name__ for leaf in pytree.tree_leaves(found)} - {"Tensor", "Parameter"}:
+def state(found: Any, theta: Params) -> Any:
+    """The state of an inner rule, if it holds tensors alone, where θ is."""
+    if other := {type(leaf).__name__ for leaf in pytree.tree_leaves(found) if not isinstance(leaf, Tensor)}:
         raise ValueError(
             f"the state of the inner rule holds {', '.join(sorted(other))}; it must hold tensors in dicts, lists and "
             "tuples (count steps in a tensor)"
+        )
+    place = next(iter(theta.values())).device
+    if elsewhere := {str(leaf.device) for leaf in pytree.tree_leaves(found) if leaf.device != place}:
+        raise ValueError(
+            f"the state of the inner rule is on {', '.join(sorted(elsewhere))} and theta on {place}; make it of theta, "
+            "by torch.zeros_like or weight.new_zeros"
         )
     return found
 

@@ -84,10 +84,11 @@ def test_everything_runs_on_tensors_without_values() -> None:
 def test_device_names() -> None:
     assert mk.device("cpu") == torch.device("cpu")
     assert mk.device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    with pytest.raises(ValueError, match=r'device is \'gpu\'; it must be "auto", "cpu", "cuda" or "cuda:N"'):
-        mk.device("gpu")
-    with pytest.raises(ValueError, match="the kit runs on"):
-        mk.device("meta")
+    for name in ("gpu", "meta", "xla"):
+        with pytest.raises(ValueError, match=f'device is {name!r}; it must be "auto", "cpu", "cuda" or "cuda:N"'):
+            mk.device(name)
+    with pytest.raises(RuntimeError, match=r"'mps:7' but this machine offers \d MPS devices"):
+        mk.device("mps:7")
     with pytest.raises(RuntimeError, match="'cuda:99' but this machine offers"):
         mk.device("cuda:99")
 

@@ -53,7 +53,7 @@ def meta_sgd(theta: Params) -> Params:
 
 # LSLR (MAML++, Antoniou et al. 2019) learns one for each layer and step.
 def by_layer_and_step(theta: Params) -> Params:
-    return {name: torch.full((STEPS,), 0.05, dtype=w.dtype).requires_grad_() for name, w in theta.items()}
+    return {name: w.new_full((STEPS,), 0.05).requires_grad_() for name, w in theta.items()}
 
 
 # Heavy-ball momentum inside: v ← µv + ∇L, θ ← θ − αv.
@@ -68,7 +68,7 @@ momentum = mk.InnerRule(lambda theta: {name: torch.zeros_like(weight) for name, 
 # Adam inside (Kingma and Ba 2015, Algorithm 1), ε within the root so that its derivative exists at zero.
 def adam_init(theta: Params) -> tuple[Params, Params, Tensor]:
     zeros = {name: torch.zeros_like(weight) for name, weight in theta.items()}
-    return zeros, zeros, torch.zeros((), dtype=torch.float64)
+    return zeros, zeros, next(iter(theta.values())).new_zeros(())
 
 
 def adam_step(theta: Params, gradient: Params, alpha: Any, state: Any) -> tuple[Params, Any]:
@@ -115,7 +115,7 @@ def implicit(
         phi = flat(mk.adapt(objective, theta, support, alpha=alpha, steps=steps, order=1, rule=rule)).detach()
         H = torch.autograd.functional.hessian(partial(loss, x=support.x, y=support.y), phi)
         slope = torch.autograd.functional.jacobian(partial(loss, x=query.x, y=query.y), phi)
-        solved.append(torch.linalg.solve(torch.eye(len(H), dtype=H.dtype) + H / LAMBDA, slope))
+        solved.append(torch.linalg.solve(torch.eye(len(H)).to(H) + H / LAMBDA, slope))
         after.append(loss(phi, *query))
         before.append(objective(theta, *query).detach())
     return mk.MetaGradient(torch.stack(after), like(torch.stack(solved).mean(0), theta), torch.stack(before))
