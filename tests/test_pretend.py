@@ -45,6 +45,15 @@ SHORT: dict[str, dict[str, Any]] = {
     "10": {"iterations": 2, "test_size": 10},
 }
 LONG = ("07", "09")  # half a minute and more
+SOLUTIONS: dict[str, dict[str, Any]] = {
+    "solutions/00": {},
+    "solutions/02": {"n": 200},
+    "solutions/03": {},
+    "solutions/05": {},
+    "solutions/06": {"iterations": 20},
+    "solutions/07": {"iterations": 20},
+    "solutions/10": {"iterations": 2},
+}
 # What the pretence itself cannot do, by notebook and cell, and why. Every other cell must run.
 BEYOND: dict[str, dict[str, str]] = {}
 
@@ -71,8 +80,10 @@ def test_the_kit_computes_there_what_it_computes_on_the_cpu() -> None:
 
 
 def test_every_notebook_with_a_device_is_here() -> None:
-    paths = sorted((ROOT / "notebooks").glob(notebooks.WALKTHROUGH))
-    assert [path.name[:2] for path in paths if "device" in notebooks.parameters(notebooks.load(path))] == list(SHORT)
+    for known, folder, place in ((SHORT, "notebooks", ""), (SOLUTIONS, "notebooks/solutions", "solutions/")):
+        paths = sorted((ROOT / folder).glob(notebooks.WALKTHROUGH))
+        found = [path for path in paths if "device" in notebooks.parameters(notebooks.load(path))]
+        assert [place + path.name[:2] for path in found] == list(known)
 
 
 @cache
@@ -83,9 +94,9 @@ def ran(number: str, device: str, folder: Path) -> tuple[Result, dict[str, str]]
     notebook.cells.insert(0, new_code_cell(START, id="start"))
     for cell in notebooks.code_cells(notebook):
         cell.metadata["tags"] = [*cell.metadata.get("tags", []), "raises-exception"]  # so that the next one runs too
-    copy = folder / path.name
+    copy = folder / f"{path.parent.name} {path.name}"
     copy.write_text(notebooks.dumps(notebook), encoding="utf-8")
-    given = {"device": device, **SHORT[number]}
+    given = {"device": device, **(SHORT | SOLUTIONS)[number]}
     result, done = execute(copy, given, timeout=300, environment=ENVIRONMENT)
     assert all(cell.execution_count for cell in notebooks.code_cells(done)), (result.status, result.error)
     errors = {
@@ -102,7 +113,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("pretend")
 
 
-@pytest.mark.parametrize("number", [pytest.param(n, marks=[pytest.mark.pretend] * (n in LONG)) for n in SHORT])
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(n, marks=[pytest.mark.pretend] * (n in (*LONG, *SOLUTIONS))) for n in (*SHORT, *SOLUTIONS)],
+)
 def test_a_notebook_runs_there(number: str, folder: Path) -> None:
     _, errors = ran(number, "pretend", folder)
     assert errors.keys() == BEYOND.get(number, {}).keys(), errors
