@@ -7,7 +7,7 @@ import platform
 
 import torch
 
-# Of the widest instruction set that every x86 processor of the last ten years has, and sums in one order.
+# The widest instruction set that every x86 processor of the last ten years has.
 REFERENCE = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "COMPATIBLE"}
 
 
@@ -35,12 +35,14 @@ def device(name: str | torch.device = "auto") -> torch.device:
 
 
 def reference_numerics() -> None:
-    """Pin how the CPU computes, so that 1 and 2 threads, and another x86 processor, give the same bits.
+    """Pin how the CPU computes, so that the number of threads and the x86 processor no longer change a bit.
 
-    Call it before anything is computed; processes started afterwards inherit it. Large matrix products take three to
-    six times as long. Raises RuntimeError where PyTorch has computed already, and on a processor without AVX2.
+    Instruction set, the mode of MKL, and one thread: with more, PyTorch splits large sums and products among them, whose
+    order then depends on their number. Call it before anything is computed. Large matrix products take three to six
+    times as long. Raises RuntimeError where PyTorch has computed already, and on a processor without AVX2.
     """
     os.environ.update(REFERENCE)
+    torch.set_num_threads(1)
     capability = torch.backends.cpu.get_cpu_capability()  # PyTorch reads its setting here, or has read it before
     if platform.machine() not in ("x86_64", "AMD64") or capability != "AVX2":
         raise RuntimeError(
