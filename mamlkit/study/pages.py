@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cache, lru_cache
-from importlib.resources import files
+from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -20,6 +19,7 @@ from nbconvert.filters import clean_html
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 
+from mamlkit import files
 from mamlkit.ledger import CLAIM, RECORD
 from mamlkit.study import notebooks
 
@@ -47,16 +47,14 @@ NOTEBOOK = re.compile(r"(?!\w+:)([^#]*)\.ipynb(#.*)?")  # a link to a notebook's
 
 
 def prepare(out: Path) -> None:
-    """Make the report's folder, with MathJax's files in it. Raises OSError where it cannot be written."""
-    out.mkdir(parents=True, exist_ok=True)
-    source = Path(str(files("jupyter_server_mathjax"))) / "static"
+    """Put MathJax's files into the report's folder, where they are missing. Raises OSError where it cannot be."""
+    home = Path(str(resources("jupyter_server_mathjax"))) / "static"
     for name in MATHJAX:
-        target = out / "mathjax" / name
-        if (source / name).is_dir():
-            shutil.copytree(source / name, target, dirs_exist_ok=True)
-        else:
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(source / name, target)
+        for source in [home / name, *(home / name).rglob("*")]:
+            target = out / "mathjax" / source.relative_to(home)
+            if source.is_file() and not (target.is_file() and target.stat().st_size == source.stat().st_size):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                files.write(target, source.read_bytes())
 
 
 def render(template: str, **values: Any) -> str:
@@ -159,8 +157,8 @@ def index(summary: Mapping[str, Any]) -> str:
 
 
 def file_name(notebook: str) -> str:
-    """The name of a notebook's page. A notebook called `index` may not take the index's."""
-    return f"{notebook}-notebook.html" if notebook.lower() == "index" else f"{notebook}.html"
+    """The name of a notebook's page. One called `index` may not take the index's, nor that of `index-notebook`."""
+    return f"{notebook}-notebook.html" if notebook.lower().startswith("index") else f"{notebook}.html"
 
 
 def address(notebook: str) -> str:
