@@ -37,10 +37,11 @@ def regenerate(names: Sequence[str] = (), *, check: bool = False, timeout: float
     problems = []
     paths = _paths(names)
     for number, path in enumerate(paths, 1):
-        print(f"[{number}/{len(paths)}] {path.parent.name}/{path.name}", end=" ", file=sys.stderr, flush=True)
+        name = f"{path.resolve().parent.name}/{path.name}"
+        print(f"[{number}/{len(paths)}] {name}", end=" ", file=sys.stderr, flush=True)
         problem = _one(path, check=check, timeout=timeout)
         print("failed" if problem else "same" if check else "written", file=sys.stderr, flush=True)
-        problems += [f"{path.parent.name}/{path.name}: {problem}"] if problem else []
+        problems += [f"{name}: {problem}"] if problem else []
     return problems
 
 
