@@ -128,7 +128,7 @@ class _Renderer(IPythonRenderer):
     def link(self, text: str, url: str, title: str | None = None) -> str:
         if not (found := NOTEBOOK.fullmatch(url)):
             return str(super().link(text, url, title))
-        name, anchor = unquote(found[1]), found[2] or ""
+        name, anchor = unquote(found[1]).removeprefix("./"), found[2] or ""
         return str(super().link(text, address(name) + anchor, title)) if name in self.titles else text
 
 

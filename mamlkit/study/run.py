@@ -145,9 +145,13 @@ def _git(home: Path, *arguments: str) -> str | None:
 
 
 def _report(out: Path, chosen: Sequence[Path], results: Sequence[Result]) -> None:
-    """Write results.json, the index, and the pages that the last result changes: its own and the one before it."""
+    """Write results.json, the index, and the pages that the last result changes: its own, and those that link to it.
+
+    These are the one before it and, once all notebooks have a page, any other.
+    """
     titles = {result.notebook: result.title for result in results}
-    for result in reversed(results[-2:]):  # a page is there before a link leads to it
+    changed = results if len(results) == len(chosen) else results[-2:]
+    for result in reversed(changed):  # a page is there before a link leads to it
         page = pages.page(notebooks.load(out / f"{result.notebook}.ipynb"), result.notebook, titles)
         files.write(out / pages.file_name(result.notebook), page)
     summary = {
