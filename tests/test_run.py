@@ -14,7 +14,7 @@ from typing import Any
 
 import papermill
 import pytest
-from books import write
+from books import claims, write
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from mamlkit import files
@@ -204,6 +204,9 @@ REFUSED = [
     (["run", "00", "-p", "exact", "1"], "parameter exact"),
     (["run", "00", "-p", "phase", "(0, 1, 2)"], "tuple[float, float]"),
     (["run", "00", "-p", "grid", "[1, exit()]"], "parameter grid"),
+    (["run", "00", "-p", "grid", "[1, True]"], "parameter grid"),
+    (["run", "00", "-p", "phase", "(False, 1.0)"], "parameter phase"),
+    (["run", "00", "--timeout", "nan"], "must be positive"),
     (["run", "--device", "tpu"], "device is 'tpu'"),
     (["run", "00", "--timeout", "0"], "must be positive"),
 ]
@@ -363,12 +366,24 @@ def test_a_page_escapes_its_titles_and_what_was_claimed() -> None:
     assert page.count("&lt;script&gt;") == 4, "its title, the claim, and two links to the next page"
 
 
-def test_a_notebook_called_index_or_with_a_sharp_in_its_name_has_a_page_that_links_reach() -> None:
-    assert pages.file_name("index") != "index.html"
-    assert pages.address("a#b") == "a%23b.html"
+PIXEL = {"image/png": "iVBORw0KGgo=", "text/plain": EVIL}
+OUTPUTS = {
+    "stdout": new_output("stream", name="stdout", text=EVIL),
+    "stderr": new_output("stream", name="stderr", text=EVIL),
+    "an error": new_output("error", ename=EVIL, evalue=EVIL, traceback=[EVIL]),
+    "a result": new_output("execute_result", data={"text/plain": EVIL}),
+    "a record": new_output("display_data", data={"text/plain": EVIL, RECORD: {"name": EVIL, "value": EVIL}}),
+    "alt text": new_output("display_data", data=PIXEL, metadata={"image/png": {"alt": f'"{EVIL}', "width": EVIL}}),
+}
 
 
-def status(folder: Path, *cells: str, tag: str | None = None) -> tuple[str, int | None]:
+@pytest.mark.parametrize("kind", OUTPUTS)
+def test_a_page_escapes_what_its_cells_put_out(kind: str) -> None:
+    page = pages.page(new_notebook(cells=[new_code_cell(EVIL, outputs=[OUTPUTS[kind]])]), EVIL, {EVIL: EVIL})
+    assert "<script>alert" not in page
+
+
+def status(folder: Path, *cells: str, tag: str = "") -> tuple[str, int | None]:
     """What became of a notebook of these cells, the first with a tag."""
     path = write(folder, "ends", cells)
     notebook = notebooks.load(path)
@@ -385,7 +400,18 @@ def test_an_exit_with_a_fault_is_a_failure(tmp_path: Path) -> None:
 
 def test_only_the_tag_that_says_so_lets_an_error_pass(tmp_path: Path) -> None:
     assert status(tmp_path, "1 / 0", "2", tag="raises-exception") == ("ok", None)
-    assert status(tmp_path, "1 / 0", "2", tag="another") == ("failed", 1)
+    for tag in ("another", "raises", "parameters-of-mine", "remove-cell", "hide-output"):
+        assert status(tmp_path, "1 / 0", "2", tag=tag) == ("failed", 1)
+    assert status(tmp_path, "1 / 0", "2", tag="skip-execution") == ("incomplete", 1), "what was not run is told"
+
+
+def test_a_false_claim_fails_whatever_catches_its_error(tmp_path: Path) -> None:
+    false = claims("1 > 2", "False")
+    assert status(tmp_path, f"{false}\nraise ValueError", "2", tag="raises-exception") == ("failed", 1)
+    assert status(tmp_path, f"try:\n    {false.replace(chr(10), chr(10) + '    ')}\nexcept Exception: pass") == (
+        "failed",
+        1,
+    )
 
 
 def test_claims_and_records_stand_under_the_cells_that_made_them(report: tuple[Path, dict[str, Result]]) -> None:
@@ -401,6 +427,14 @@ def test_the_exit_status_says_whether_all_is_well(tmp_path: Path) -> None:
     good, bad = write(tmp_path, "good", ("1",)), write(tmp_path, "bad", ("1 / 0",))
     assert main(["run", str(good), "--out", str(tmp_path / "out")]) == 0
     assert main(["run", str(good), str(bad), "--out", str(tmp_path / "out")]) == 1
+
+
+def test_the_time_out_of_the_command_is_the_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slow = write(tmp_path, "slow", ("import time; time.sleep(60)",))
+    assert main(["run", str(slow), "--timeout", "0.5", "--out", str(tmp_path / "out")]) == 1
+    assert "TIMEOUT" in (said := capsys.readouterr().out)
+    assert "at cell 1: this cell ran longer than 0.5 s; raise --timeout or ask less of it" in said
+    assert main(["run", str(write(tmp_path, "quick", ("1",))), "--timeout", "inf", "--out", str(tmp_path / "out")]) == 0
 
 
 def test_an_executed_copy_is_run_with_what_its_results_say(tmp_path: Path) -> None:
@@ -429,6 +463,12 @@ def test_provenance_tells_of_uncommitted_changes(tmp_path: Path) -> None:
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
     assert provenance(tmp_path)["uncommitted_changes"] is False
     (tmp_path / "new").touch()
+    assert provenance(tmp_path)["uncommitted_changes"] is True
+    subprocess.run([*git, "add", "new"], check=True)
+    assert provenance(tmp_path)["uncommitted_changes"] is True, "what is staged is not committed"
+    subprocess.run([*git, "commit", "-q", "-m", "second"], check=True)
+    assert provenance(tmp_path)["uncommitted_changes"] is False
+    (tmp_path / "new").write_text("changed")
     assert provenance(tmp_path)["uncommitted_changes"] is True
 
 

@@ -28,6 +28,7 @@ from mamlkit.study import notebooks
 from mamlkit.study.notebooks import DECLARES, INJECTED
 from mamlkit.study.result import Result, Status
 
+WEEK = 7 * 24 * 3600  # seconds; a socket counts milliseconds up to about three of them
 SOCKET_PATH = 90  # characters; a Unix socket's path may have about 100, and the kernel adds a number to ours
 LOG = logging.getLogger(__name__)  # nbclient's: what a cell says, its outputs hold
 LOG.addHandler(logging.NullHandler())
@@ -62,9 +63,10 @@ def execute(
     stopped: tuple[Status, str] | None = None
     end = math.inf if limit is None else begin + limit
 
-    def left(_: NotebookNode) -> float:
-        """Seconds that a cell may take; nbclient takes 0 for no limit."""
-        return min(timeout, max(end - time.monotonic(), 0.001))
+    def left(_: NotebookNode) -> float | None:
+        """Seconds that a cell may take; None for more than can be waited for. nbclient takes 0 for no limit."""
+        seconds = min(timeout, max(end - time.monotonic(), 0.001))
+        return seconds if seconds < WEEK else None
 
     try:
         with _kernel(notebook, path.parent, {**os.environ, **(environment or {})}, left) as client:
@@ -133,7 +135,7 @@ class _Interpreter(KernelSpecManager):
 
 @contextmanager
 def _kernel(
-    notebook: NotebookNode, folder: Path, environment: Mapping[str, str], left: Callable[[NotebookNode], float]
+    notebook: NotebookNode, folder: Path, environment: Mapping[str, str], left: Callable[[NotebookNode], float | None]
 ) -> Iterator[NotebookClient]:
     """A kernel for one notebook that is reached through sockets in a folder of its own, by nobody else.
 
