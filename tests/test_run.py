@@ -281,6 +281,15 @@ def test_execute_alone_reports_a_kernel_of_its_own(tmp_path: Path) -> None:
     assert ("ipc" in notebooks.dumps(executed)) is (os.name == "posix")
 
 
+def test_a_cell_may_change_what_an_earlier_one_displayed(tmp_path: Path) -> None:
+    cells = (f"{DISPLAY}handle = display('before', display_id=True)", "1", "handle.update('after')")
+    _, executed = execute(write(tmp_path, "updates", cells), {}, timeout=30)
+    assert [output.data["text/plain"] for cell in executed.cells for output in cell.get("outputs", [])] == [
+        "'after'",
+        "1",
+    ]
+
+
 def test_a_limit_ends_the_run_in_whichever_cell_it_is(tmp_path: Path) -> None:
     path = write(tmp_path, "slow", ("import time", "time.sleep(0.2)", "time.sleep(60)", "3"))
     result, _ = execute(path, {}, timeout=30, limit=10)

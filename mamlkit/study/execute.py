@@ -70,13 +70,10 @@ def execute(
 
     try:
         with _kernel(notebook, path.parent, {**os.environ, **(environment or {})}, left) as client:
-            for index, cell in enumerate(notebook.cells):
-                if not notebooks.is_code(cell):
-                    continue
-                number += 1
+            for number, cell in enumerate(cells, 1):
                 watch(number, len(cells))
                 try:
-                    client.execute_cell(cell, index)
+                    client.execute_cell(cell, notebook.cells.index(cell))
                 finally:
                     peak = _peak_memory(client.km) or peak
     except CellExecutionError as error:

@@ -55,8 +55,7 @@ def select(names: Sequence[str], home: Path | None = None) -> list[Path]:
     Raises RefusedError for an unknown name, naming those there are, and for two notebooks of one name, because their
     results would overwrite each other.
     """
-    paths = [Path(name) for name in names if name.endswith(".ipynb") and Path(name).is_file()]
-    walkthrough = sorted((home or folder()).glob(WALKTHROUGH)) if len(paths) < len(names) or not names else []
+    walkthrough = [] if names and all(map(is_path, names)) else sorted((home or folder()).glob(WALKTHROUGH))
     chosen = [_find(name, walkthrough) for name in names] or walkthrough
     for path in chosen:
         if sum(path.stem == other.stem for other in chosen) > 1:
@@ -64,8 +63,13 @@ def select(names: Sequence[str], home: Path | None = None) -> list[Path]:
     return chosen
 
 
+def is_path(name: str) -> bool:
+    """Whether a notebook is called by the path of its file."""
+    return name.endswith(".ipynb") and Path(name).is_file()
+
+
 def _find(name: str, walkthrough: list[Path]) -> Path:
-    if name.endswith(".ipynb") and Path(name).is_file():
+    if is_path(name):
         return Path(name)
     number = name.zfill(2) if name.isdecimal() else None
     for path in walkthrough:
@@ -115,13 +119,8 @@ def dumps(notebook: NotebookNode) -> str:
 
 
 def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
-    """The cells that a kernel executes, in order; the n-th has execution count n."""
-    return [cell for cell in notebook.cells if is_code(cell)]
-
-
-def is_code(cell: NotebookNode) -> bool:
-    """Whether a cell holds code; an empty one is passed over and gets no execution count."""
-    return bool(cell.cell_type == "code" and cell.source.strip())
+    """The cells that a kernel executes, in order; the n-th has execution count n. An empty one is passed over."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
 
 
 def title(notebook: NotebookNode, otherwise: str) -> str:
@@ -138,6 +137,14 @@ def displayed(notebook: NotebookNode, mime: str) -> Iterator[tuple[NotebookNode,
         for output in cell.get("outputs", []):
             if mime in output.get("data", {}):
                 yield cell, output.data[mime]
+
+
+def declared(path: Path) -> dict[str, Parameter]:
+    """`parameters` of a file. Raises RefusedError, naming it, where it has none that can be read."""
+    try:
+        return parameters(load(path))
+    except RefusedError as error:
+        raise RefusedError(f"{path.stem}: {error}") from error
 
 
 def parameters(notebook: NotebookNode) -> dict[str, Parameter]:

@@ -22,26 +22,13 @@ from nbformat import NotebookNode
 from mamlkit import files
 from mamlkit.ledger import CLAIM, RECORD
 from mamlkit.study import notebooks
+from mamlkit.study.result import Status
 
 # MathJax as files, less what the pages do not use: its other output formats, its menus in 60 languages, speech.
-MATHJAX = (
-    "MathJax.js",
-    "LICENSE",
-    "config",
-    "extensions/TeX",
-    "extensions/AssistiveMML.js",
-    "fonts",
-    "jax/element",
-    "jax/input",
-    "jax/output/HTML-CSS",
-)
-WORDS = {
-    "ok": "ran",
-    "failed": "failed",
-    "dead": "kernel died",
-    "timeout": "ran out of time",
-    "incomplete": "ended early",
-}
+MATHJAX = ("MathJax.js", "LICENSE", "config", "extensions/TeX", "extensions/AssistiveMML.js", "fonts", "jax/element",
+           "jax/input", "jax/output/HTML-CSS")  # fmt: skip
+WORDS: dict[Status, str] = {"ok": "ran", "failed": "failed", "dead": "kernel died", "timeout": "ran out of time",
+                            "incomplete": "ended early"}  # fmt: skip
 TEMPLATES = Path(__file__).parent / "templates"
 NOTEBOOK = re.compile(r"(?!\w+:)([^#]*)\.ipynb(#.*)?")  # a link to a notebook's file, in no other place than a folder
 
@@ -83,11 +70,9 @@ def _environment() -> Environment:
 def page(notebook: NotebookNode, name: str, titles: Mapping[str, str]) -> str:
     """The page of an executed notebook, which is changed; `titles` names the notebooks that have a page, in order."""
     names = [None, *titles, None]
-    place = names.index(name)
+    before, after = (names[names.index(name) + step] for step in (-1, 1))
     body, css = article(notebook, titles)
-    return render(
-        "page.html", name=name, titles=titles, before=names[place - 1], after=names[place + 1], article=body, css=css
-    )
+    return render("page.html", name=name, titles=titles, before=before, after=after, article=body, css=css)
 
 
 def article(notebook: NotebookNode, titles: Mapping[str, str]) -> tuple[Markup, Markup]:
@@ -100,12 +85,8 @@ def article(notebook: NotebookNode, titles: Mapping[str, str]) -> tuple[Markup, 
 
 @cache
 def _exporter() -> HTMLExporter:
-    exporter = HTMLExporter(
-        template_name="notebook",
-        extra_template_basedirs=[str(TEMPLATES)],
-        exclude_anchor_links=True,
-        exclude_output_prompt=True,
-    )
+    exporter = HTMLExporter(template_name="notebook", extra_template_basedirs=[str(TEMPLATES)])
+    exporter.exclude_anchor_links = exporter.exclude_output_prompt = True
     exporter.environment.globals |= {"CLAIM": CLAIM, "RECORD": RECORD}
     exporter.register_filter("markdown2html", _markdown)
     # Runs of one notebook differ in a few cells; cleaning the others' HTML again would take half of the time.

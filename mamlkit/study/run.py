@@ -20,7 +20,6 @@ from mamlkit.device import device as find_device
 from mamlkit.study import RefusedError, notebooks, pages
 from mamlkit.study.execute import execute
 from mamlkit.study.lock import lock
-from mamlkit.study.notebooks import Parameter
 from mamlkit.study.progress import Cells, clock, shown
 from mamlkit.study.result import Result, dumps
 
@@ -89,12 +88,11 @@ def assign(chosen: Sequence[Path], given: Mapping[str, str]) -> dict[Path, dict[
 
     Raises RefusedError for a text that is no such value, a device that is not there, a name that nobody declares.
     """
-    declared = {path: _parameters(path) for path in chosen}
+    declared = {path: notebooks.declared(path) for path in chosen}
     for name in given:
         if not any(name in parameters for parameters in declared.values()):
             lines = [
-                f"  {path.stem}: {', '.join(map(str, parameters.values())) or 'none'}"
-                for path, parameters in declared.items()
+                f"  {path.stem}: {', '.join(map(str, found.values())) or 'none'}" for path, found in declared.items()
             ]
             raise RefusedError("\n".join([f"no notebook of this run declares a parameter {name!r}; there are", *lines]))
     if "device" in given:
@@ -106,13 +104,6 @@ def assign(chosen: Sequence[Path], given: Mapping[str, str]) -> dict[Path, dict[
         path: {name: notebooks.parse(text, parameters[name]) for name, text in given.items() if name in parameters}
         for path, parameters in declared.items()
     }
-
-
-def _parameters(path: Path) -> dict[str, Parameter]:
-    try:
-        return notebooks.parameters(notebooks.load(path))
-    except RefusedError as error:
-        raise RefusedError(f"{path.stem}: {error}") from error
 
 
 def stamped(notebook: NotebookNode, result: Result, provenance: Mapping[str, Any]) -> NotebookNode:

@@ -43,7 +43,7 @@ def identity(path: Path, parameters: Mapping[str, Any]) -> dict[str, str]:
     found = {"notebook": notebook_digest(path), "kit": kit_digest(path), "data": data_digest()}
     inputs = {
         name: _content(place)
-        for name, declared in notebooks.parameters(notebooks.load(path)).items()
+        for name, declared in notebooks.declared(path).items()
         if _place(path.parent, declared.default) and (place := _place(path.parent, parameters[name]))
     }
     return found | ({"inputs": _digest(inputs)} if inputs else {})

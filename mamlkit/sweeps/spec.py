@@ -96,10 +96,7 @@ def _entry(content: Any, where: str, path: Path) -> Iterator[Run]:
     chosen = _notebooks(entry.get("notebooks"), where, path)
     settings = _settings(entry, where)
     for notebook in chosen:
-        try:
-            declared = notebooks.parameters(notebooks.load(notebook))
-        except RefusedError as error:
-            raise RefusedError(f"{notebook.stem}: {error}") from error
+        declared = notebooks.declared(notebook)
         known: dict[tuple[str, str], Any] = {}  # a grid repeats its values; each is checked once
         for setting in settings:
             yield Run(notebook, {name: _value(name, value, declared, notebook, known) for name, value in setting})
