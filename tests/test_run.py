@@ -91,6 +91,7 @@ def test_each_end_has_its_status_and_its_cell(report: tuple[Path, dict[str, Resu
     }
     assert report[1]["01_raises"].error == "ZeroDivisionError: division by zero"
     assert report[1]["06_lies"].error == "this claim does not hold: 1 > 2"
+    assert report[1]["02_killed"].peak_bytes, "as of its last cell"
 
 
 def test_parameters_reach_the_notebooks_that_declare_them_with_their_types(
@@ -282,12 +283,13 @@ def test_execute_alone_reports_a_kernel_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_cell_may_change_what_an_earlier_one_displayed(tmp_path: Path) -> None:
-    cells = (f"{DISPLAY}handle = display('before', display_id=True)", "1", "handle.update('after')")
+    cells = (f"{DISPLAY}handle = display('before', display_id=True)", "", "1", "handle.update('after')")
     _, executed = execute(write(tmp_path, "updates", cells), {}, timeout=30)
     assert [output.data["text/plain"] for cell in executed.cells for output in cell.get("outputs", [])] == [
         "'after'",
         "1",
     ]
+    assert [cell.source for cell in executed.cells[1:]] == list(cells), "each is where it was"
 
 
 def test_a_limit_ends_the_run_in_whichever_cell_it_is(tmp_path: Path) -> None:
