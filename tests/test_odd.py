@@ -385,7 +385,9 @@ def test_a_disk_that_fills_leaves_what_is_finished_whole(
 
     monkeypatch.setattr(files, "write", writes)
     assert main(["run", *paths, "--out", str(out)]) == 2
-    (said,) = capsys.readouterr().err.splitlines()
+    told = capsys.readouterr()
+    assert "1 of 2 notebooks ran" in told.out
+    (said,) = told.err.splitlines()
     assert said.startswith(f"mamlkit: the report cannot be written into {out}: ")
     assert os.strerror(fault) in said
     assert said.endswith("make room, or choose another --out: what is finished is kept")
