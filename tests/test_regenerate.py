@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -123,15 +124,34 @@ def test_canonicalising_twice_changes_nothing() -> None:
     assert notebooks.dumps(canonical(notebook)) == notebooks.dumps(notebook)
 
 
-def test_check_sees_changed_execution_counts(home: Path, tmp_path: Path) -> None:
-    path = tmp_path / "counted.ipynb"
-    nbformat.write(new_notebook(cells=[new_code_cell("1 + 1")]), path)
-    assert regenerate([str(path)]) == []
-    notebook = notebooks.load(path)
-    notebook.cells[0].execution_count = 7
-    nbformat.write(notebook, path)
+CHANGES: dict[str, Callable[[Any], None]] = {
+    "cell 0 (cell-00) differs from its file in its execution count": lambda book: book.cells[0].update(
+        execution_count=7
+    ),
+    "cell 1 (cell-01) differs from its file in its execution count": lambda book: book.cells[1].update(
+        execution_count=None
+    ),
+    "cell 1 (cell-01) differs from its file in its outputs": lambda book: book.cells[1].outputs.clear(),
+    "cell 0 (cell-00) differs from its file in its metadata": lambda book: book.cells[0].metadata.update(
+        collapsed=True
+    ),
+    "cell 1 (cell-01) differs from its file in its id": lambda book: book.cells[1].update(id="mine"),
+    "it differs from its file outside the cells": lambda book: book.metadata.update(kernelspec={}),
+}
+
+
+@pytest.mark.parametrize("said", CHANGES)
+def test_check_sees_what_changed_in_a_file_and_says_where(tmp_path: Path, said: str) -> None:
+    path = tmp_path / "changed.ipynb"
+    cells = [new_code_cell("1 + 1", execution_count=1), new_code_cell("2", execution_count=2)]
+    for cell, text in zip(cells, ("2", "2"), strict=True):
+        data = {"text/plain": text}
+        cell.outputs = [new_output("execute_result", data=data, execution_count=cell.execution_count)]
+    notebook = canonical(new_notebook(cells=cells))
+    CHANGES[said](notebook)
+    path.write_text(notebooks.dumps(notebook))
     (found,) = regenerate([str(path)], check=True)
-    assert "cell 0 (cell-00) differs from its file in its execution count" in found
+    assert f"changed.ipynb: {said}; run" in found
 
 
 def test_a_cell_that_takes_too_long_is_named(tmp_path: Path) -> None:

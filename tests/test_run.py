@@ -122,6 +122,8 @@ def test_results_say_what_happened_and_where_without_naming_a_folder(report: tup
     assert summary["notebooks"][0]["claims"][0] | {"cell": ""} == {"claim": "α < 1", "holds": True, "cell": ""}
     assert {"python", "packages", "platform", "cpu_capability", "threads", "commit"} <= set(summary["provenance"])
     assert str(out.parent) not in text
+    stamps = [json.loads((out / f"{name}.ipynb").read_text("utf-8"))["metadata"]["mamlkit"] for name in BOOKS]
+    assert [stamp["status"] for stamp in stamps] == [found["status"] for found in summary["notebooks"]]
     executed = (out / "00_good.ipynb").read_text(encoding="utf-8")
     assert str(out.parent) not in executed
     assert json.loads(executed)["metadata"]["mamlkit"]["parameters"]["alpha"] == 0.25
