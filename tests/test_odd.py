@@ -429,6 +429,35 @@ def test_a_folder_that_will_not_do_is_refused_before_a_notebook_starts(
     assert "choose another --out" in said
 
 
+def test_a_disk_that_fills_with_mathjax_leaves_no_half_of_it_and_the_next_run_brings_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    instead(monkeypatch)
+    path, out, native = str(write(tmp_path, "a", ("1",))), tmp_path / "out", files.write
+    room = iter(range(100))
+
+    def writes(place: Path, content: str | bytes) -> None:
+        if next(room, None) is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        native(place, content)
+
+    with monkeypatch.context() as full:
+        full.setattr(files, "write", writes)
+        assert main(["run", path, "--out", str(out)]) == 2
+    assert capsys.readouterr().err.count("No space left on device; make room") == 1
+    brought = {place: place.stat().st_mtime_ns for place in out.rglob("*") if place.is_file()}
+    assert len(brought) == 100 + 1, "and the lock"
+    next(place for place in brought if place.suffix == ".js").write_text("cut")
+    assert main(["run", path, "--out", str(out)]) == 0
+    pages.prepare(tmp_path / "whole")
+    sizes = [
+        {place.relative_to(home): place.stat().st_size for place in (home / "mathjax").rglob("*")}
+        for home in (out, tmp_path / "whole")
+    ]
+    assert sizes[0] == sizes[1]
+    assert sum(place.stat().st_mtime_ns != before for place, before in brought.items()) <= 2, "the rest stayed"
+
+
 def test_a_scratch_folder_that_is_full_is_said_in_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -530,13 +559,15 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.mark.skipif(os.name != "posix", reason="the names are none elsewhere")
 def test_whatever_a_notebook_is_called_it_has_a_page_and_every_link_leads_there(named: Path) -> None:
     assert not dead_links(named)
-    names = [pages.file_name(name).lower() for name in (*NAMES, "INDEX-notebook-2")]
+    names = [pages.file_name(name).lower() for name in NAMES]
     assert len({*names, "index.html"}) == len(names) + 1, "no page takes another's place"
+    assert pages.file_name("INDEX").lower() != "index.html", "for where names do not know capitals"
     for name in NAMES:
         found = Links(named / pages.file_name(name))
         wanted = {pages.address(other) for other in NAMES} | {"index.html"}
         assert {link for link in found.links if "mathjax/" not in link} == wanted, name
         assert len(found.scripts) == 2, "MathJax alone"
+        assert ">here</a>" in (named / pages.file_name(name)).read_text()
     index = Links(named / "index.html")
     assert {urldefrag(link)[0] for link in index.links} == {pages.address(name) for name in NAMES}
     assert not index.scripts
