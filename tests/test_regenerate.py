@@ -104,7 +104,9 @@ def test_a_notebook_with_a_problem_is_named_and_left_as_it_was(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_name_means_the_notebook_and_its_solution(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_means_the_notebook_and_its_solution(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(notebooks, "folder", lambda: home)
     done: list[Path] = []
 
@@ -115,12 +117,21 @@ def test_a_name_means_the_notebook_and_its_solution(home: Path, monkeypatch: pyt
     monkeypatch.setattr(module, "execute", execute)
     assert len(regenerate(["00"], check=True)) == 2
     assert done == [home / "00_map.ipynb", home / "solutions" / "00_map.ipynb"]
+    done.clear()
+    monkeypatch.setattr(notebooks, "folder", lambda: tmp_path)
+    for name in ("01_first", "02_second"):
+        nbformat.write(new_notebook(), tmp_path / f"{name}.ipynb")
+    regenerate(["01", str(home / "00_map.ipynb")])
+    assert done == [home / "00_map.ipynb", tmp_path / "01_first.ipynb"], "a path alone means its file alone"
 
 
 def test_canonicalising_twice_changes_nothing() -> None:
     stream = [new_output("stream", name=name, text=name) for name in ("stdout", "stderr", "stdout")]
     notebook = canonical(new_notebook(cells=[new_code_cell("x", outputs=stream, execution_count=1)]))
     assert notebook.cells[0].outputs[0].text == "stdoutstdout"
+    shown = new_output("display_data", data={"text/plain": "x"})
+    apart = canonical(new_notebook(cells=[new_code_cell("x", outputs=[stream[0], stream[1], shown, stream[2]])]))
+    assert apart.cells[0].outputs == [stream[0], shown, stream[2]], "what is shown stays between what was printed"
     assert notebooks.dumps(canonical(notebook)) == notebooks.dumps(notebook)
 
 
