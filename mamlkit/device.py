@@ -37,8 +37,8 @@ def device(name: str | torch.device = "auto") -> torch.device:
 def reference_numerics() -> None:
     """Pin how the CPU computes, so that the number of threads and the x86 processor no longer change a bit.
 
-    Instruction set, the mode of MKL, and one thread: with more, PyTorch splits large sums and products among them, whose
-    order then depends on their number. Call it before anything is computed. Large matrix products take three to six
+    Instruction set, the mode of MKL, and one thread: with more, PyTorch splits large sums and products among them, and
+    their order depends on their number. Call it before anything is computed. Large matrix products take three to six
     times as long. Raises RuntimeError where PyTorch has computed already, and on a processor without AVX2.
     """
     os.environ.update(REFERENCE)
