@@ -98,7 +98,9 @@ def test_a_claim_about_several_elements_is_no_claim(displayed: list[Any], ok: ob
     assert displayed == []
 
 
-@pytest.mark.parametrize("ok", [torch.tensor([False]).all, np.zeros(1).any, lambda: False, bool], ids=repr)
+@pytest.mark.parametrize(
+    "ok", [torch.tensor([False]).all, np.zeros(1).any, lambda: False, bool], ids=["tensor", "array", "lambda", "type"]
+)
 def test_a_function_is_no_claim_since_it_is_always_true(displayed: list[Any], ok: object) -> None:
     with pytest.raises(TypeError, match="which is always true; call it"):
         mk.claim("1 > 2", ok)

@@ -104,21 +104,18 @@ proximal = mk.InnerRule(
 )
 
 
-def implicit(
-    objective: mk.Objective, theta: Params, batch: mk.TaskBatch, *, alpha: Any, steps: int, rule: mk.InnerRule, **_: Any
-) -> mk.MetaGradient:
-    def loss(v: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return objective(like(v, theta), x, y)
+def implicit(objective: Any, theta: Params, batch: mk.TaskBatch, *, order: int, route: str, **inner: Any) -> Any:
+    def loss(part: mk.Batch, v: Tensor) -> Tensor:
+        return objective(like(v, theta), *part)  # type: ignore[no-any-return]
 
-    solved, after, before = [], [], []
+    found = []
     for support, query in map(batch.task, range(batch.size)):
-        phi = flat(mk.adapt(objective, theta, support, alpha=alpha, steps=steps, order=1, rule=rule)).detach()
-        H = torch.autograd.functional.hessian(partial(loss, x=support.x, y=support.y), phi)
-        slope = torch.autograd.functional.jacobian(partial(loss, x=query.x, y=query.y), phi)
-        solved.append(torch.linalg.solve(torch.eye(len(H)).to(H) + H / LAMBDA, slope))
-        after.append(loss(phi, *query))
-        before.append(objective(theta, *query).detach())
-    return mk.MetaGradient(torch.stack(after), like(torch.stack(solved).mean(0), theta), torch.stack(before))
+        phi = flat(mk.adapt(objective, theta, support, order=1, **inner)).detach()
+        system = torch.eye(len(phi)).to(phi) + torch.autograd.functional.hessian(partial(loss, support), phi) / LAMBDA
+        solved = torch.linalg.solve(system, torch.autograd.functional.jacobian(partial(loss, query), phi))
+        found.append((loss(query, phi), solved, objective(theta, *query).detach()))
+    after, gradients, before = (torch.stack(parts) for parts in zip(*found, strict=True))
+    return mk.MetaGradient(after, like(gradients.mean(0), theta), before)
 
 
 def like(vector: Tensor, theta: Params) -> Params:
@@ -228,7 +225,9 @@ def test_reptile_equals_its_closed_form_on_quadratics() -> None:
 
 def test_implicit_maml_equals_its_closed_form_on_quadratics() -> None:
     objective, theta, batch = quadratic_problem()
-    found = implicit(objective, theta, batch, alpha=0.05, steps=2000, rule=proximal).grad["0.weight"][0]
+    found = implicit(objective, theta, batch, order=2, route="loop", alpha=0.05, steps=2000, rule=proximal).grad[
+        "0.weight"
+    ][0]
     start, wanted = theta["0.weight"][0][:, None], torch.zeros(3, 1, dtype=torch.float64)
     for (x, y), query in map(batch.task, range(batch.size)):
         eye, h = torch.eye(3, dtype=torch.float64), hessian(x)
