@@ -29,7 +29,7 @@ class Objective:
     model: nn.Module
     loss: Callable[[Tensor, Tensor], Tensor]
     batch_norm: Literal["transductive", "inductive"] = "transductive"
-    _fitting: set[Any] = field(default_factory=set, init=False, repr=False, compare=False)  # shapes tried on the loss
+    seen: set[Any] = field(default_factory=set, init=False, repr=False, compare=False)  # what was watched: see `checks`
 
     def __post_init__(self) -> None:
         if self.batch_norm not in ("transductive", "inductive"):
@@ -71,13 +71,13 @@ class Objective:
         if prediction.shape == y.shape and not (y.is_floating_point() or y.is_complex()):
             raise TypeError(f"y holds {y.dtype} where the model predicts {prediction.dtype}; convert y to floats")
         kind = (prediction.shape, prediction.dtype, y.shape, y.dtype)
-        if kind not in self._fitting:
+        if kind not in self.seen:
             if how := watch.broadcasts(self.loss, prediction, y):
                 raise ValueError(
                     f"the prediction has shape {tuple(prediction.shape)} and y {tuple(y.shape)}; in the loss they "
                     f"would be broadcast against each other ({how}). Give y the prediction's shape"
                 )
-            self._fitting.add(kind)
+            self.seen.add(kind)
         with pure.no_randomness(self.loss, y.device):
             loss = self.loss(prediction, y.clone())
         if not isinstance(loss, Tensor) or loss.ndim:
