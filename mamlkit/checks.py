@@ -34,6 +34,10 @@ def settings(objective: Objective, theta: Params, alpha: Any, steps: int, order:
             f"wanted {[_shape(wanted.get(name)) for name in differing]}. Start from objective.theta()"
         )
     _step_sizes(alpha, wanted, steps)
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "an inner loop needs gradients, which torch.inference_mode forbids; use torch.no_grad, or neither"
+        )
     transforms = {level.key() for level in get_interpreter_stack() or []}
     if transforms & {TransformType.Vmap, TransformType.Jvp}:
         raise ValueError(

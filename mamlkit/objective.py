@@ -108,6 +108,8 @@ class Objective:
                 f'PyTorch\'s vmap cannot run {model}, so the tasks must go one at a time: use route="loop". '
                 f"PyTorch says: {error}"
             )
+        if "stateless API" in str(error):
+            return TypeError(f"θ cannot take the place of the weights of {model}: give the plain module that it wraps")
         return TypeError(
             f"{model} could not take x of shape {tuple(x.shape)}, {x.dtype} on {x.device} "
             f"(its parameters are {weights.dtype} on {weights.device}). PyTorch says: {error}"
