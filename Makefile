@@ -1,5 +1,7 @@
 # study: run the walkthrough and write the report      test: everything that must hold
 # lab:   read the notebooks in JupyterLab              clean: remove the virtual environment and caches, not runs/
+# matrix: the notebooks on every instruction set and thread count that this processor offers
+# pretend: every notebook on a pretend accelerator, held against the CPU; no GPU is needed
 # Each makes the virtual environment first if it is missing, or older than what it is made from. `make test WORKERS=8`
 # deals the tests out to eight cores.
 
@@ -10,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: study test lab clean
+.PHONY: study test matrix pretend lab clean
 
 study: $(READY)
 	$(BIN)/python -m mamlkit run
@@ -20,6 +22,12 @@ test: $(READY)
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+matrix: $(READY)
+	$(BIN)/python tests/matrix.py
+
+pretend: $(READY)
+	$(BIN)/python -m pytest -v -m "pretend or not pretend" tests/test_pretend.py
 
 lab: $(READY)
 	JUPYTER_PATH="$(VENV)/share/jupyter" $(BIN)/python -m jupyterlab --ServerApp.root_dir=notebooks $(LAB_ARGS) \

@@ -3,7 +3,7 @@ from . import figures, models
 from .check import Finding, Report, check
 from .checkpoint import CheckpointError
 from .curves import Curve
-from .device import device
+from .device import device, reference_numerics
 from .evaluate import Difference, evaluate, paired_difference
 from .images import Glyphs, Omniglot
 from .inner import InnerRule, adapt
@@ -43,6 +43,7 @@ __all__ = [
     "models",
     "paired_difference",
     "record",
+    "reference_numerics",
     "sample_size",
     "show",
     "t_interval",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from mamlkit.extras import extra
@@ -19,10 +20,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a claim with θ in it must not end a run where θ cannot be written
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     try:
         return int(options.command(options))
-    except (RefusedError, ModuleNotFoundError) as error:
+    except (RefusedError, ModuleNotFoundError, OSError) as error:  # an OSError is the machine's fault, a full disk say
         print(f"mamlkit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -41,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", parents=[names], help="run notebooks and write a report")
     run.add_argument(
-        "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter"
+        "-p", "--parameter", type=_pair, action="append", default=[], metavar="NAME VALUE", help="set a parameter"
     )
     run.add_argument("--device", help='where tensors live: "auto", "cpu", "cuda" or "cuda:N"')
     run.add_argument("--out", type=Path, default=Path("runs/study"), help="the report's folder (default: %(default)s)")
@@ -64,6 +65,20 @@ def _parser() -> argparse.ArgumentParser:
 
     add_data(commands)
     return parser
+
+
+def _joined(words: Sequence[str]) -> Iterator[str]:
+    """The command line with `-p NAME VALUE` as one word: argparse takes a value that begins with "-" for an option."""
+    rest = iter(words)
+    for word in rest:
+        yield f"--parameter={'='.join(islice(rest, 2))}" if word in ("-p", "--parameter") else word
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError("it takes a name and a value")
+    return name, value
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -228,9 +228,7 @@ class _Examination:
     def derivatives(self) -> Iterator[Finding]:
         """Of the loss: first and second derivatives against finite differences, parameters without any."""
         support = self.batch.task(0).support
-        slope = self.slope(self.theta, *support, support.x)
-
-        direction = self.direction()
+        slope, direction = self.slope(self.theta, *support, support.x), self.direction()
 
         def value(theta: Params) -> float:
             with torch.no_grad():
@@ -358,7 +356,8 @@ class _Examination:
         (x, y), (query_x, query_y) = self.batch
         plain, mixed = (self.losses(TaskBatch(Batch(x, labels), self.batch.query)) for labels in (y, _other(y)))
         judged = self.losses(TaskBatch(self.batch.support, Batch(query_x, _other(query_y))))
-        matters = {"support": not torch.equal(plain, mixed), "query": not torch.equal(plain, judged)}
+        adapts = self.longest() > 0
+        matters = {"support": not adapts or not torch.equal(plain, mixed), "query": not torch.equal(plain, judged)}
         if idle := [name for name, does in matters.items() if not does]:
             yield Finding("labels", "wrong", f"other labels of the {' and '.join(idle)} change no query loss")
         else:
@@ -367,7 +366,7 @@ class _Examination:
             )
 
         back = self.losses(_chosen(self.batch, list(range(self.batch.size))[::-1])).flip(0)
-        error = (_norm_of(plain - back) / _norm_of(plain)).item()
+        error = (_norm_of(plain - back) / _norm_of(plain).clamp(min=1e-300)).item()
         yield self.compared("order of the tasks", error, "something is kept from one task to the next")
 
         support = self.batch.task(0).support
@@ -385,7 +384,7 @@ class _Examination:
         together = self.objective.predict(self.theta, query.x, support.x)
         try:
             apart = torch.cat([self.objective.predict(self.theta, point[None], support.x) for point in query.x])
-            error = (_norm_of(together - apart) / _norm_of(together)).item()
+            error = (_norm_of(together - apart) / _norm_of(together).clamp(min=1e-300)).item()
         except (ValueError, TypeError, RuntimeError):
             error = float("inf")
         if error > self.tolerance:
@@ -411,12 +410,9 @@ class _Examination:
         if not largest:
             yield Finding("curvature", "note", "the support loss is linear in θ: its Hessian is zero, as is its share")
             return
-        biggest = max(
-            (float(torch.as_tensor(size).abs().max()) for alpha in self.sizes for size in alpha.values()), default=0.0
-        )
         text = f"the largest of a support loss is {largest:.3g}, so that steps of alpha below {2 / largest:.3g} descend"
-        too_long = biggest > 2 / largest
-        yield Finding("curvature", "note", text + f"; yours, {biggest:.3g}, may overshoot" * too_long)
+        too_long = self.longest() > 2 / largest
+        yield Finding("curvature", "note", text + f"; yours, {self.longest():.3g}, may overshoot" * too_long)
 
     # How it is found.
 
@@ -450,6 +446,13 @@ class _Examination:
         return meta_gradient(
             self.objective, self.theta, batch, alpha=self.alpha, steps=self.steps, order=1, route="loop"
         ).loss
+
+    def longest(self) -> float:
+        """The largest step size of the inner loop."""
+        return max(
+            (float(torch.as_tensor(size).detach().max()) for alpha in self.sizes for size in alpha.values()),
+            default=0.0,
+        )
 
     def direction(self) -> Params:
         drawn = {

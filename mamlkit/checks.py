@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from typing import Any
-from weakref import WeakKeyDictionary, ref
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.func import vmap
 from torch.utils import _pytree as pytree
@@ -35,6 +34,10 @@ def settings(objective: Objective, theta: Params, alpha: Any, steps: int, order:
             f"wanted {[_shape(wanted.get(name)) for name in differing]}. Start from objective.theta()"
         )
     _step_sizes(alpha, wanted, steps)
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "an inner loop needs gradients, which torch.inference_mode forbids; use torch.no_grad, or neither"
+        )
     transforms = {level.key() for level in get_interpreter_stack() or []}
     if transforms & {TransformType.Vmap, TransformType.Jvp}:
         raise ValueError(
@@ -44,11 +47,8 @@ def settings(objective: Objective, theta: Params, alpha: Any, steps: int, order:
         )
 
 
-_OBSERVED: WeakKeyDictionary[nn.Module, set[Any]] = WeakKeyDictionary()  # the kinds of pass, model by model
-
-
 def observed(objective: Objective, theta: Params, task: Batch, order: int, route: str) -> None:
-    """Watch passes of one task, once for each mode, loss, shape, type, order and route; refuse what would mislead.
+    """Watch passes of one task, once for each mode, shape, type, order and route; refuse what would mislead.
 
     Raises ValueError for a model that draws random numbers from whatever source, keeps something from one pass to the
     next, writes into what it holds, or uses what requires a gradient and θ does not reach; where a derivative is
@@ -58,8 +58,8 @@ def observed(objective: Objective, theta: Params, task: Batch, order: int, route
         return  # inside torch.func's transforms tensors are not what they seem
     modules = tuple((type(module), module.training) for module in objective.model.modules())
     tensors = tuple((part.shape, part.dtype, part.device) for part in (*task, *theta.values()))
-    kind = (ref(objective.loss), objective.batch_norm, modules, tensors, order, route)
-    if kind in (seen := _OBSERVED.setdefault(objective.model, set())):
+    kind = (modules, tensors, order, route)
+    if kind in objective.seen:
         return
     model = type(objective.model).__name__
     theta = {name: weight.detach().clone().requires_grad_() for name, weight in theta.items()}
@@ -93,7 +93,7 @@ def observed(objective: Objective, theta: Params, task: Batch, order: int, route
             ) from error
     if route == "vmap":
         _same_under_vmap(objective, theta, other, task, order, alone)
-    seen.add(kind)
+    objective.seen.add(kind)
 
 
 def _derivatives(loss: Tensor, theta: Params, order: int) -> list[list[Tensor]]:
@@ -258,12 +258,18 @@ def same_structure(found: Any, wanted: Params, what: str) -> None:
         raise ValueError(f"{what} is {given}; it must hold {shapes}, a tensor for each parameter")
 
 
-def state(found: Any) -> Any:
-    """The state of an inner rule, if it holds tensors alone."""
-    if other := {type(leaf).__name__ for leaf in pytree.tree_leaves(found)} - {"Tensor", "Parameter"}:
+def state(found: Any, theta: Params) -> Any:
+    """The state of an inner rule, if it holds tensors alone, where θ is."""
+    if other := {type(leaf).__name__ for leaf in pytree.tree_leaves(found) if not isinstance(leaf, Tensor)}:
         raise ValueError(
             f"the state of the inner rule holds {', '.join(sorted(other))}; it must hold tensors in dicts, lists and "
             "tuples (count steps in a tensor)"
+        )
+    place = next(iter(theta.values())).device
+    if elsewhere := {str(leaf.device) for leaf in pytree.tree_leaves(found) if leaf.device != place}:
+        raise ValueError(
+            f"the state of the inner rule is on {', '.join(sorted(elsewhere))} and theta on {place}; make it of theta, "
+            "by torch.zeros_like or weight.new_zeros"
         )
     return found
 

@@ -126,8 +126,8 @@ def prepared(inner: InnerLoop, *, stacked: bool) -> InnerLoop:
 
     def init(theta: Params) -> Any:
         if not stacked:
-            return checks.state(rule.init(theta))
-        checks.state(rule.init({name: weight[0] for name, weight in theta.items()}))
+            return checks.state(rule.init(theta), theta)
+        checks.state(rule.init(one := {name: weight[0] for name, weight in theta.items()}), one)
         return vmap(rule.init)(theta)
 
     def checked(theta: Params, gradient: Params, alpha: StepSizes, state: Any) -> tuple[Params, Any]:

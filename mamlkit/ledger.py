@@ -29,7 +29,11 @@ def claim(text: str, ok: object) -> None:
 
     text  a sentence that could be false, the same on every run (no measured numbers in it)
     ok    anything with a truth value, a tensor or array of one element included; NaN counts as false
+
+    Raises TypeError for a function, which would be true whatever it returns.
     """
+    if callable(ok):
+        raise TypeError(f"the claim {text!r} is given a {type(ok).__name__}, which is always true; call it")
     holds = bool(ok) and bool(ok == ok)  # NaN, which is true in Python, equals nothing, not even itself
     line = f"{'✓' if holds else '✗'} {text}"
     display({"text/plain": line, CLAIM: {"claim": text, "holds": holds}}, raw=True)

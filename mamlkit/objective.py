@@ -29,7 +29,7 @@ class Objective:
     model: nn.Module
     loss: Callable[[Tensor, Tensor], Tensor]
     batch_norm: Literal["transductive", "inductive"] = "transductive"
-    _fitting: set[Any] = field(default_factory=set, init=False, repr=False, compare=False)  # shapes tried on the loss
+    seen: set[Any] = field(default_factory=set, init=False, repr=False, compare=False)  # what was watched: see `checks`
 
     def __post_init__(self) -> None:
         if self.batch_norm not in ("transductive", "inductive"):
@@ -70,15 +70,14 @@ class Objective:
             )
         if prediction.shape == y.shape and not (y.is_floating_point() or y.is_complex()):
             raise TypeError(f"y holds {y.dtype} where the model predicts {prediction.dtype}; convert y to floats")
-        kind = (prediction.shape, prediction.dtype, y.shape, y.dtype)
-        if kind not in self._fitting:
-            if how := watch.broadcasts(self.loss, prediction, y):
+        with pure.no_randomness(self.loss, y.device):
+            kind = (prediction.shape, prediction.dtype, y.shape, y.dtype)
+            if kind not in self.seen and (how := watch.broadcasts(self.loss, prediction, y)):
                 raise ValueError(
                     f"the prediction has shape {tuple(prediction.shape)} and y {tuple(y.shape)}; in the loss they "
                     f"would be broadcast against each other ({how}). Give y the prediction's shape"
                 )
-            self._fitting.add(kind)
-        with pure.no_randomness(self.loss, y.device):
+            self.seen.add(kind)
             loss = self.loss(prediction, y.clone())
         if not isinstance(loss, Tensor) or loss.ndim:
             found = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"type {type(loss).__name__}"
@@ -109,6 +108,8 @@ class Objective:
                 f'PyTorch\'s vmap cannot run {model}, so the tasks must go one at a time: use route="loop". '
                 f"PyTorch says: {error}"
             )
+        if "stateless API" in str(error):
+            return TypeError(f"θ cannot take the place of the weights of {model}: give the plain module that it wraps")
         return TypeError(
             f"{model} could not take x of shape {tuple(x.shape)}, {x.dtype} on {x.device} "
             f"(its parameters are {weights.dtype} on {weights.device}). PyTorch says: {error}"

@@ -52,12 +52,12 @@ def uses_batch_statistics(model: nn.Module) -> bool:
 @contextmanager
 def no_randomness(model: Callable[..., Any], device: torch.device) -> Iterator[None]:
     """Refuse a pass that drew random numbers: from whatever layer, they move PyTorch's generator, which is put back."""
-    on_gpu = device.type == "cuda"
-    cpu, gpu = torch.get_rng_state(), torch.cuda.get_rng_state(device) if on_gpu else None
+    accelerator = None if device.type == "cpu" else getattr(torch, device.type, None)  # torch.cuda, and its like
+    cpu, there = torch.get_rng_state(), accelerator.get_rng_state(device) if accelerator else torch.empty(0)
     yield
     drawn = not torch.equal(torch.get_rng_state(), cpu)
-    if gpu is not None and not torch.equal(torch.cuda.get_rng_state(device), gpu):
-        torch.cuda.set_rng_state(gpu, device)
+    if accelerator and not torch.equal(accelerator.get_rng_state(device), there):
+        accelerator.set_rng_state(there, device)
         drawn = True
     if drawn:
         torch.set_rng_state(cpu)

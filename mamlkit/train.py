@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 from tqdm import tqdm
 
 from mamlkit import checks
@@ -145,4 +146,4 @@ def _summary(result: MetaGradient) -> tuple[float, float, float]:
 
 def _is_fusible(weight: Tensor) -> bool:
     """Whether PyTorch has Adam's step as one kernel for a parameter."""
-    return weight.is_floating_point() and weight.device.type in ("cpu", "cuda")
+    return weight.is_floating_point() and weight.device.type in _get_fused_kernels_supported_devices()

@@ -105,11 +105,11 @@ def broadcasts(loss: Callable[[Tensor, Tensor], Tensor], prediction: Tensor, y: 
     """
     if not prediction.is_floating_point():
         return None
-    watch = _Broadcasts(y.shape)
     with torch.enable_grad(), warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         like = torch.full(prediction.shape, 0.5, dtype=prediction.dtype, device=prediction.device, requires_grad=True)
         labels = torch.zeros(y.shape, dtype=y.dtype, device=y.device)
+        watch = _Broadcasts(labels)
         try:
             with watch:
                 loss(like.clone(), labels)
@@ -120,19 +120,22 @@ def broadcasts(loss: Callable[[Tensor, Tensor], Tensor], prediction: Tensor, y: 
 
 
 class _Broadcasts(TorchDispatchMode):
-    def __init__(self, labels: torch.Size) -> None:
+    def __init__(self, y: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.labels = labels
+        self.y, self.follows = y, {id(y): y}  # the tensors that were computed from the labels, kept for their ids' sake
         self.found: str | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found, tensors = func(*args, **(kwargs or {})), _tensors(args)
+        labels = [part for part in tensors if id(part) in self.follows]
+        if labels:
+            self.follows |= {id(part): part for part in _tensors(found)}
         if torch.Tag.pointwise in func.tags:
-            tensors = _tensors(args)
-            for y in (part for part in tensors if part.shape == self.labels and not part.requires_grad):
+            for y in (part for part in labels if part.shape == self.y.shape):
                 for other in (part for part in tensors if part.requires_grad):
                     if _meets_askew(y.shape, other.shape):
                         self.found = f"a tensor of shape {tuple(other.shape)} meets labels of shape {tuple(y.shape)}"
-        return func(*args, **(kwargs or {}))
+        return found
 
 
 def _meets_askew(labels: torch.Size, other: torch.Size) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 import mamlkit as mk
 from mamlkit.pure import Params
@@ -57,14 +58,24 @@ def closed_form(batch: mk.TaskBatch, w: Tensor, alpha: float, steps: int, order:
 
 
 def meta_loss(objective: mk.Objective, batch: mk.TaskBatch, alpha: float, steps: int) -> Callable[[Params], float]:
-    """F(θ), by plain values: no derivative of the outer loop is used."""
+    """F(θ) by plain values, its inner steps written out: nothing of the kit's inner loop, and no outer derivative."""
+    model, inductive = objective.model, objective.batch_norm == "inductive"
+
+    def loss(theta: Params, x: Tensor, y: Tensor, support: Tensor) -> Tensor:
+        # Only the kit knows the inductive mode of batch norm; `test_models` holds that against the native one.
+        return objective(theta, x, y, support) if inductive else objective.loss(functional_call(model, theta, x), y)
 
     def value(theta: Params) -> float:
         losses = []
-        for i in range(batch.size):
-            support, query = batch.task(i)
-            theta_prime = mk.adapt(objective, theta, support, alpha=alpha, steps=steps, order=1)
-            losses.append(objective(theta_prime, *query, support.x).item())
+        for (x, y), (query_x, query_y) in map(batch.task, range(batch.size)):
+            adapted = {name: weight.detach().requires_grad_() for name, weight in theta.items()}
+            for _ in range(steps):
+                slope = torch.autograd.grad(loss(adapted, x, y, x), list(adapted.values()), materialize_grads=True)
+                adapted = {
+                    name: (weight - alpha * g).detach().requires_grad_()
+                    for (name, weight), g in zip(adapted.items(), slope, strict=True)
+                }
+            losses.append(loss(adapted, query_x, query_y, x).item())
         return sum(losses) / len(losses)
 
     return value

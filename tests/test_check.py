@@ -304,6 +304,21 @@ def test_a_model_of_one_type_alone_is_examined_in_that_type() -> None:
     assert "first order" in wrong(report)
 
 
+@pytest.mark.parametrize(("alpha", "steps"), [(0.0, 1), (ALPHA, 0)])
+def test_no_step_is_no_fault(alpha: float, steps: int) -> None:
+    report = mk.check(mk.Objective(plain(), F.mse_loss), data(), alpha=alpha, steps=steps)
+    assert report.ok, report
+
+
+def test_step_sizes_by_parameter_and_step_are_examined_too() -> None:
+    objective = mk.Objective(plain(), F.mse_loss)
+    alpha = {n: torch.tensor([0.1, 0.02]).double().requires_grad_("weight" in n) for n in objective.theta()}
+    report = mk.check(objective, data(), alpha=alpha, steps=2)
+    assert report.ok, report
+    report = mk.check(objective, data(), alpha=alpha, steps=2, gradient=hand(objective.model))
+    assert "it is off by" in wrong(report)
+
+
 def test_a_report_is_read_in_a_notebook_as_a_table() -> None:
     report = Report((mk.Finding("a", "right", "x|y"), mk.Finding("b", "wrong", "z")))
     assert report._repr_markdown_().splitlines()[2:] == ["| ✓ | a | x\\|y |", "| ✗ | b | z |"]

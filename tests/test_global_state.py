@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -84,10 +88,11 @@ def test_everything_runs_on_tensors_without_values() -> None:
 def test_device_names() -> None:
     assert mk.device("cpu") == torch.device("cpu")
     assert mk.device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    with pytest.raises(ValueError, match=r'device is \'gpu\'; it must be "auto", "cpu", "cuda" or "cuda:N"'):
-        mk.device("gpu")
-    with pytest.raises(ValueError, match="the kit runs on"):
-        mk.device("meta")
+    for name in ("gpu", "meta", "xla"):
+        with pytest.raises(ValueError, match=f'device is {name!r}; it must be "auto", "cpu", "cuda" or "cuda:N"'):
+            mk.device(name)
+    with pytest.raises(RuntimeError, match=r"'mps:7' but this machine offers \d MPS devices"):
+        mk.device("mps:7")
     with pytest.raises(RuntimeError, match="'cuda:99' but this machine offers"):
         mk.device("cuda:99")
 
@@ -108,3 +113,46 @@ def test_cpu_and_cuda_agree_in_float64(route: str, order: int) -> None:
         curve = mk.evaluate(objective, objective.theta(), tasks, alpha=0.01, steps=3, split="test", size=50)
         results[place] = torch.cat([flat(result.grad), flat(objective.theta()), curve.mean()]).cpu()
     assert torch.allclose(results["cpu"], results["cuda"], atol=1e-10, rtol=1e-9)
+
+
+# The bits of products, convolutions and second-order gradients in float32, and of a short training.
+PROBE = """
+import hashlib, sys
+import torch
+import torch.nn.functional as F
+import mamlkit as mk
+
+if "early" in sys.argv:
+    mk.reference_numerics()
+x = torch.linspace(-1, 1, 300 * 300).reshape(300, 300)
+found = [x @ x.sin()]
+if "late" in sys.argv:
+    mk.reference_numerics()
+images = torch.linspace(-1, 1, 2 * 10 * 28 * 28).sin().reshape(2, 10, 1, 28, 28)
+tasks = mk.TaskBatch(*[mk.Batch(images, torch.arange(10).remainder(5).expand(2, 10))] * 2)
+objective = mk.Objective(mk.models.conv4(5, filters=16, downsample="stride"), F.cross_entropy)
+found += mk.meta_gradient(objective, objective.theta(), tasks, alpha=0.4).grad.values()
+objective = mk.Objective(mk.models.mlp(1, 1), F.mse_loss)
+list(mk.train(objective, mk.Sinusoids(), alpha=0.01, beta=0.001, iterations=50, progress=False))
+found += objective.theta().values()
+print(hashlib.sha256(b"".join(part.numpy().tobytes() for part in found)).hexdigest())
+"""
+
+
+def probed(threads: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    command = [sys.executable, "-c", PROBE, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="reference numerics are x86's")
+def test_reference_numerics_give_the_same_bits_with_one_thread_and_with_two() -> None:
+    one, two, free = probed("1", "early"), probed("2", "early"), probed("2")
+    assert len(one.stdout.strip()) == 64, one.stderr
+    assert one.stdout == two.stdout != free.stdout
+
+
+def test_reference_numerics_are_refused_where_they_come_too_late() -> None:
+    done = probed("1", "late")
+    assert done.returncode
+    assert "must be asked for before the first operation" in done.stderr

@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import math
+from decimal import Decimal
 from typing import Any
 
 import books
@@ -51,10 +52,23 @@ FALSE: list[object] = [
     np.False_,
     np.array(False),
     np.zeros(1),
+    np.zeros((1, 1), dtype=int),
+    0j,
+    {},
+    Decimal(0),
     torch.tensor(False),
     torch.zeros(1, 1),
 ]
-NOT_A_NUMBER: list[object] = [NAN, np.float64(NAN), np.array([NAN]), torch.tensor(NAN), torch.tensor([[NAN]])]
+NOT_A_NUMBER: list[object] = [
+    NAN,
+    complex(NAN),
+    Decimal("NaN"),
+    np.float32(NAN),
+    np.float64(NAN),
+    np.array([NAN]),
+    torch.tensor(NAN),
+    torch.tensor([[NAN]]),
+]
 TRUE: list[object] = [True, 1, 0.5, -math.inf, "yes", np.True_, np.array([True]), torch.tensor(True), torch.ones(1, 1)]
 
 
@@ -74,10 +88,22 @@ def test_a_claim_that_holds_is_displayed_as_true(displayed: list[Any], ok: objec
     assert data[ledger.CLAIM]["holds"] is True, "a truth value, not what was handed over"
 
 
-@pytest.mark.parametrize("ok", [torch.tensor([True, False]), np.array([True, True])], ids=repr)
+SEVERAL = [torch.tensor([True, False]), torch.zeros(1, 2), np.array([True, True]), np.array([NAN, 1.0])]
+
+
+@pytest.mark.parametrize("ok", SEVERAL, ids=repr)
 def test_a_claim_about_several_elements_is_no_claim(displayed: list[Any], ok: object) -> None:
     with pytest.raises((RuntimeError, ValueError), match="ambiguous"):
         mk.claim("all of them", ok)
+    assert displayed == []
+
+
+@pytest.mark.parametrize(
+    "ok", [torch.tensor([False]).all, np.zeros(1).any, lambda: False, bool], ids=["tensor", "array", "lambda", "type"]
+)
+def test_a_function_is_no_claim_since_it_is_always_true(displayed: list[Any], ok: object) -> None:
+    with pytest.raises(TypeError, match="which is always true; call it"):
+        mk.claim("1 > 2", ok)
     assert displayed == []
 
 

@@ -52,6 +52,11 @@ MEANINGFUL: dict[str, tuple[Loss, int, Callable[[torch.Generator], Tensor]]] = {
         3,
         lambda g: torch.randint(0, 3, (6, 1), generator=g),
     ),
+    "classes, weighed by hand": (
+        lambda p, y: -(p.log_softmax(1) * torch.linspace(1, 2, 6).double()).gather(1, y[:, None]).mean(),
+        6,
+        lambda g: torch.randint(0, 6, (6,), generator=g),
+    ),
     "shares of classes": (F.cross_entropy, 3, lambda g: torch.rand(6, 3, generator=g).double().softmax(1)),
     "one label for all outputs, by hand": (
         lambda p, y: ((p - y.expand(-1, 3)) ** 2).mean(),
@@ -172,8 +177,10 @@ def test_a_loss_that_draws_is_refused(route: str) -> None:
     ):
         objective = mk.Objective(made(lambda: nn.Linear(4, 1)), loss)
         batch = data()
+        state = torch.get_rng_state()
         with pytest.raises(ValueError, match=words):
             mk.meta_gradient(objective, objective.theta(), batch, alpha=ALPHA, route=route)
+        assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_labels_that_pytorch_would_convert_are_refused() -> None:

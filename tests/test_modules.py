@@ -160,3 +160,20 @@ def test_transforms_through_which_adapt_would_be_wrong_are_refused(transform: st
     }
     with pytest.raises(ValueError, match=r"inside torch\.func\.vmap.*mk\.meta_gradient"):
         calls[transform]()
+
+
+@pytest.mark.parametrize("wrap", [torch.jit.script, nn.DataParallel])
+def test_a_wrapped_module_is_refused_with_what_to_give_instead(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    objective = mk.Objective(wrap(made(lambda: nn.Linear(4, 1))), F.mse_loss)
+    with pytest.raises(TypeError, match="give the plain module that it wraps"):
+        mk.adapt(objective, objective.theta(), data().task(0).support, alpha=ALPHA)
+
+
+def test_inference_mode_is_refused_and_no_grad_changes_nothing() -> None:
+    objective, batch = mk.Objective(made(RIGHT["layer norm"]), F.mse_loss), data()
+    wanted = mk.meta_gradient(objective, objective.theta(), batch, alpha=ALPHA)
+    with torch.no_grad():
+        found = mk.meta_gradient(objective, objective.theta(), batch, alpha=ALPHA)
+    assert torch.equal(flat(found.grad), flat(wanted.grad))
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"torch\.inference_mode forbids"):
+        mk.meta_gradient(objective, objective.theta(), batch, alpha=ALPHA)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -103,7 +104,9 @@ def test_a_notebook_with_a_problem_is_named_and_left_as_it_was(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_name_means_the_notebook_and_its_solution(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_means_the_notebook_and_its_solution(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(notebooks, "folder", lambda: home)
     done: list[Path] = []
 
@@ -114,24 +117,52 @@ def test_a_name_means_the_notebook_and_its_solution(home: Path, monkeypatch: pyt
     monkeypatch.setattr(module, "execute", execute)
     assert len(regenerate(["00"], check=True)) == 2
     assert done == [home / "00_map.ipynb", home / "solutions" / "00_map.ipynb"]
+    done.clear()
+    monkeypatch.setattr(notebooks, "folder", lambda: tmp_path)
+    for name in ("01_first", "02_second"):
+        nbformat.write(new_notebook(), tmp_path / f"{name}.ipynb")
+    regenerate(["01", str(home / "00_map.ipynb")])
+    assert done == [home / "00_map.ipynb", tmp_path / "01_first.ipynb"], "a path alone means its file alone"
 
 
 def test_canonicalising_twice_changes_nothing() -> None:
     stream = [new_output("stream", name=name, text=name) for name in ("stdout", "stderr", "stdout")]
     notebook = canonical(new_notebook(cells=[new_code_cell("x", outputs=stream, execution_count=1)]))
     assert notebook.cells[0].outputs[0].text == "stdoutstdout"
+    shown = new_output("display_data", data={"text/plain": "x"})
+    apart = canonical(new_notebook(cells=[new_code_cell("x", outputs=[stream[0], stream[1], shown, stream[2]])]))
+    assert apart.cells[0].outputs == [stream[0], shown, stream[2]], "what is shown stays between what was printed"
     assert notebooks.dumps(canonical(notebook)) == notebooks.dumps(notebook)
 
 
-def test_check_sees_changed_execution_counts(home: Path, tmp_path: Path) -> None:
-    path = tmp_path / "counted.ipynb"
-    nbformat.write(new_notebook(cells=[new_code_cell("1 + 1")]), path)
-    assert regenerate([str(path)]) == []
-    notebook = notebooks.load(path)
-    notebook.cells[0].execution_count = 7
-    nbformat.write(notebook, path)
+CHANGES: dict[str, Callable[[Any], None]] = {
+    "cell 0 (cell-00) differs from its file in its execution count": lambda book: book.cells[0].update(
+        execution_count=7
+    ),
+    "cell 1 (cell-01) differs from its file in its execution count": lambda book: book.cells[1].update(
+        execution_count=None
+    ),
+    "cell 1 (cell-01) differs from its file in its outputs": lambda book: book.cells[1].outputs.clear(),
+    "cell 0 (cell-00) differs from its file in its metadata": lambda book: book.cells[0].metadata.update(
+        collapsed=True
+    ),
+    "cell 1 (cell-01) differs from its file in its id": lambda book: book.cells[1].update(id="mine"),
+    "it differs from its file outside the cells": lambda book: book.metadata.pop("kernelspec"),
+}
+
+
+@pytest.mark.parametrize("said", CHANGES)
+def test_check_sees_what_changed_in_a_file_and_says_where(tmp_path: Path, said: str) -> None:
+    path = tmp_path / "changed.ipynb"
+    cells = [new_code_cell("1 + 1", execution_count=1), new_code_cell("2", execution_count=2)]
+    for cell, text in zip(cells, ("2", "2"), strict=True):
+        data = {"text/plain": text}
+        cell.outputs = [new_output("execute_result", data=data, execution_count=cell.execution_count)]
+    notebook = canonical(new_notebook(cells=cells))
+    CHANGES[said](notebook)
+    path.write_text(notebooks.dumps(notebook))
     (found,) = regenerate([str(path)], check=True)
-    assert "cell 0 (cell-00) differs from its file in its execution count" in found
+    assert f"changed.ipynb: {said}; run" in found
 
 
 def test_a_cell_that_takes_too_long_is_named(tmp_path: Path) -> None:

@@ -157,6 +157,13 @@ def test_effects_have_students_interval_over_the_seeds_of_each_setting(tmp_path:
     assert "alpha 0.2 0.6 0.3516 to 0.8484 3" in said
 
 
+def test_a_sweep_without_records_or_claims_has_a_report(tmp_path: Path) -> None:
+    put(tmp_path, sidecar(0, records=[], claims=[]))
+    assert len(rows(report(tmp_path), "runs")) == 1
+    put(tmp_path, sidecar(0, notebook="07_other", title="07 · Other"))
+    assert len(rows(report(tmp_path), "runs")) == 2, "and beside a notebook with records"
+
+
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     put(tmp_path, sidecar(0))
     said = words(report(tmp_path))

@@ -14,7 +14,7 @@ from typing import Any
 
 import papermill
 import pytest
-from books import write
+from books import claims, write
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from mamlkit import files
@@ -27,6 +27,7 @@ from mamlkit.study.progress import Cells, clock, shown
 from mamlkit.study.result import Result
 from mamlkit.study.run import assign, provenance, run
 
+AROUND = {"index.html", "results.json", "mathjax", ".lock"}  # what lies in a report besides the notebooks
 DISPLAY = "from IPython.display import display\n"
 GOOD = [
     """alpha: float = 0.01  # inner step size
@@ -90,6 +91,7 @@ def test_each_end_has_its_status_and_its_cell(report: tuple[Path, dict[str, Resu
     }
     assert report[1]["01_raises"].error == "ZeroDivisionError: division by zero"
     assert report[1]["06_lies"].error == "this claim does not hold: 1 > 2"
+    assert report[1]["02_killed"].peak_bytes, "as of its last cell"
 
 
 def test_parameters_reach_the_notebooks_that_declare_them_with_their_types(
@@ -120,6 +122,8 @@ def test_results_say_what_happened_and_where_without_naming_a_folder(report: tup
     assert summary["notebooks"][0]["claims"][0] | {"cell": ""} == {"claim": "α < 1", "holds": True, "cell": ""}
     assert {"python", "packages", "platform", "cpu_capability", "threads", "commit"} <= set(summary["provenance"])
     assert str(out.parent) not in text
+    stamps = [json.loads((out / f"{name}.ipynb").read_text("utf-8"))["metadata"]["mamlkit"] for name in BOOKS]
+    assert [stamp["status"] for stamp in stamps] == [found["status"] for found in summary["notebooks"]]
     executed = (out / "00_good.ipynb").read_text(encoding="utf-8")
     assert str(out.parent) not in executed
     assert json.loads(executed)["metadata"]["mamlkit"]["parameters"]["alpha"] == 0.25
@@ -128,7 +132,7 @@ def test_results_say_what_happened_and_where_without_naming_a_folder(report: tup
 def test_the_report_is_whole_and_nothing_else_is_left(report: tuple[Path, dict[str, Result]]) -> None:
     names = {path.name for path in report[0].iterdir()}
     pages = {f"{name}.{kind}" for name in BOOKS for kind in ("ipynb", "html")}
-    assert names == pages | {"index.html", "results.json", "mathjax"}
+    assert names == pages | AROUND
 
 
 def test_pages_name_no_outside_host_and_every_link_leads_somewhere(report: tuple[Path, dict[str, Result]]) -> None:
@@ -203,6 +207,9 @@ REFUSED = [
     (["run", "00", "-p", "exact", "1"], "parameter exact"),
     (["run", "00", "-p", "phase", "(0, 1, 2)"], "tuple[float, float]"),
     (["run", "00", "-p", "grid", "[1, exit()]"], "parameter grid"),
+    (["run", "00", "-p", "grid", "[1, True]"], "parameter grid"),
+    (["run", "00", "-p", "phase", "(False, 1.0)"], "parameter phase"),
+    (["run", "00", "--timeout", "nan"], "must be positive"),
     (["run", "--device", "tpu"], "device is 'tpu'"),
     (["run", "00", "--timeout", "0"], "must be positive"),
 ]
@@ -231,7 +238,7 @@ def test_a_device_that_no_notebook_asks_for_is_refused() -> None:
 @pytest.mark.usefixtures("no_kernel")
 def test_an_out_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RefusedError, match=r"cannot be written into .* choose another --out"):
+    with pytest.raises(RefusedError, match=r"cannot be written: .* choose another --out"):
         run(["00"], out=tmp_path / "file" / "out")
 
 
@@ -277,6 +284,16 @@ def test_execute_alone_reports_a_kernel_of_its_own(tmp_path: Path) -> None:
     assert ("ipc" in notebooks.dumps(executed)) is (os.name == "posix")
 
 
+def test_a_cell_may_change_what_an_earlier_one_displayed(tmp_path: Path) -> None:
+    cells = (f"{DISPLAY}handle = display('before', display_id=True)", "", "1", "handle.update('after')")
+    _, executed = execute(write(tmp_path, "updates", cells), {}, timeout=30)
+    assert [output.data["text/plain"] for cell in executed.cells for output in cell.get("outputs", [])] == [
+        "'after'",
+        "1",
+    ]
+    assert [cell.source for cell in executed.cells[1:]] == list(cells), "each is where it was"
+
+
 def test_a_limit_ends_the_run_in_whichever_cell_it_is(tmp_path: Path) -> None:
     path = write(tmp_path, "slow", ("import time", "time.sleep(0.2)", "time.sleep(60)", "3"))
     result, _ = execute(path, {}, timeout=30, limit=10)
@@ -310,7 +327,7 @@ def test_an_interrupted_run_leaves_the_finished_results_whole(tmp_path: Path) ->
     assert process.returncode == 130, complaint
     assert "1 of 2 notebooks ran" in said
     assert "Traceback" not in complaint
-    assert {path.name for path in out.iterdir()} == {"a.ipynb", "a.html", "index.html", "results.json", "mathjax"}
+    assert {path.name for path in out.iterdir()} == {"a.ipynb", "a.html", *AROUND}
     assert json.loads((out / "results.json").read_text(encoding="utf-8"))["planned"] == ["a", "b"]
     assert "not run" in (out / "index.html").read_text(encoding="utf-8")
 
@@ -362,12 +379,24 @@ def test_a_page_escapes_its_titles_and_what_was_claimed() -> None:
     assert page.count("&lt;script&gt;") == 4, "its title, the claim, and two links to the next page"
 
 
-def test_a_notebook_called_index_or_with_a_sharp_in_its_name_has_a_page_that_links_reach() -> None:
-    assert pages.file_name("index") != "index.html"
-    assert pages.address("a#b") == "a%23b.html"
+PIXEL = {"image/png": "iVBORw0KGgo=", "text/plain": EVIL}
+OUTPUTS = {
+    "stdout": new_output("stream", name="stdout", text=EVIL),
+    "stderr": new_output("stream", name="stderr", text=EVIL),
+    "an error": new_output("error", ename=EVIL, evalue=EVIL, traceback=[EVIL]),
+    "a result": new_output("execute_result", data={"text/plain": EVIL}),
+    "a record": new_output("display_data", data={"text/plain": EVIL, RECORD: {"name": EVIL, "value": EVIL}}),
+    "alt text": new_output("display_data", data=PIXEL, metadata={"image/png": {"alt": f'"{EVIL}', "width": EVIL}}),
+}
 
 
-def status(folder: Path, *cells: str, tag: str | None = None) -> tuple[str, int | None]:
+@pytest.mark.parametrize("kind", OUTPUTS)
+def test_a_page_escapes_what_its_cells_put_out(kind: str) -> None:
+    page = pages.page(new_notebook(cells=[new_code_cell(EVIL, outputs=[OUTPUTS[kind]])]), EVIL, {EVIL: EVIL})
+    assert "<script>alert" not in page
+
+
+def status(folder: Path, *cells: str, tag: str = "") -> tuple[str, int | None]:
     """What became of a notebook of these cells, the first with a tag."""
     path = write(folder, "ends", cells)
     notebook = notebooks.load(path)
@@ -384,7 +413,18 @@ def test_an_exit_with_a_fault_is_a_failure(tmp_path: Path) -> None:
 
 def test_only_the_tag_that_says_so_lets_an_error_pass(tmp_path: Path) -> None:
     assert status(tmp_path, "1 / 0", "2", tag="raises-exception") == ("ok", None)
-    assert status(tmp_path, "1 / 0", "2", tag="another") == ("failed", 1)
+    for tag in ("another", "raises", "parameters-of-mine", "remove-cell", "hide-output"):
+        assert status(tmp_path, "1 / 0", "2", tag=tag) == ("failed", 1)
+    assert status(tmp_path, "1 / 0", "2", tag="skip-execution") == ("incomplete", 1), "what was not run is told"
+
+
+def test_a_false_claim_fails_whatever_catches_its_error(tmp_path: Path) -> None:
+    false = claims("1 > 2", "False")
+    assert status(tmp_path, f"{false}\nraise ValueError", "2", tag="raises-exception") == ("failed", 1)
+    assert status(tmp_path, f"try:\n    {false.replace(chr(10), chr(10) + '    ')}\nexcept Exception: pass") == (
+        "failed",
+        1,
+    )
 
 
 def test_claims_and_records_stand_under_the_cells_that_made_them(report: tuple[Path, dict[str, Result]]) -> None:
@@ -400,6 +440,14 @@ def test_the_exit_status_says_whether_all_is_well(tmp_path: Path) -> None:
     good, bad = write(tmp_path, "good", ("1",)), write(tmp_path, "bad", ("1 / 0",))
     assert main(["run", str(good), "--out", str(tmp_path / "out")]) == 0
     assert main(["run", str(good), str(bad), "--out", str(tmp_path / "out")]) == 1
+
+
+def test_the_time_out_of_the_command_is_the_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slow = write(tmp_path, "slow", ("import time; time.sleep(60)",))
+    assert main(["run", str(slow), "--timeout", "0.5", "--out", str(tmp_path / "out")]) == 1
+    assert "TIMEOUT" in (said := capsys.readouterr().out)
+    assert "at cell 1: this cell ran longer than 0.5 s; raise --timeout or ask less of it" in said
+    assert main(["run", str(write(tmp_path, "quick", ("1",))), "--timeout", "inf", "--out", str(tmp_path / "out")]) == 0
 
 
 def test_an_executed_copy_is_run_with_what_its_results_say(tmp_path: Path) -> None:
@@ -428,6 +476,12 @@ def test_provenance_tells_of_uncommitted_changes(tmp_path: Path) -> None:
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
     assert provenance(tmp_path)["uncommitted_changes"] is False
     (tmp_path / "new").touch()
+    assert provenance(tmp_path)["uncommitted_changes"] is True
+    subprocess.run([*git, "add", "new"], check=True)
+    assert provenance(tmp_path)["uncommitted_changes"] is True, "what is staged is not committed"
+    subprocess.run([*git, "commit", "-q", "-m", "second"], check=True)
+    assert provenance(tmp_path)["uncommitted_changes"] is False
+    (tmp_path / "new").write_text("changed")
     assert provenance(tmp_path)["uncommitted_changes"] is True
 
 

@@ -53,7 +53,7 @@ def meta_sgd(theta: Params) -> Params:
 
 # LSLR (MAML++, Antoniou et al. 2019) learns one for each layer and step.
 def by_layer_and_step(theta: Params) -> Params:
-    return {name: torch.full((STEPS,), 0.05, dtype=w.dtype).requires_grad_() for name, w in theta.items()}
+    return {name: w.new_full((STEPS,), 0.05).requires_grad_() for name, w in theta.items()}
 
 
 # Heavy-ball momentum inside: v ← µv + ∇L, θ ← θ − αv.
@@ -68,7 +68,7 @@ momentum = mk.InnerRule(lambda theta: {name: torch.zeros_like(weight) for name, 
 # Adam inside (Kingma and Ba 2015, Algorithm 1), ε within the root so that its derivative exists at zero.
 def adam_init(theta: Params) -> tuple[Params, Params, Tensor]:
     zeros = {name: torch.zeros_like(weight) for name, weight in theta.items()}
-    return zeros, zeros, torch.zeros((), dtype=torch.float64)
+    return zeros, zeros, next(iter(theta.values())).new_zeros(())
 
 
 def adam_step(theta: Params, gradient: Params, alpha: Any, state: Any) -> tuple[Params, Any]:
@@ -104,21 +104,18 @@ proximal = mk.InnerRule(
 )
 
 
-def implicit(
-    objective: mk.Objective, theta: Params, batch: mk.TaskBatch, *, alpha: Any, steps: int, rule: mk.InnerRule, **_: Any
-) -> mk.MetaGradient:
-    def loss(v: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return objective(like(v, theta), x, y)
+def implicit(objective: Any, theta: Params, batch: mk.TaskBatch, *, order: int, route: str, **inner: Any) -> Any:
+    def loss(part: mk.Batch, v: Tensor) -> Tensor:
+        return objective(like(v, theta), *part)  # type: ignore[no-any-return]
 
-    solved, after, before = [], [], []
+    found = []
     for support, query in map(batch.task, range(batch.size)):
-        phi = flat(mk.adapt(objective, theta, support, alpha=alpha, steps=steps, order=1, rule=rule)).detach()
-        H = torch.autograd.functional.hessian(partial(loss, x=support.x, y=support.y), phi)
-        slope = torch.autograd.functional.jacobian(partial(loss, x=query.x, y=query.y), phi)
-        solved.append(torch.linalg.solve(torch.eye(len(H), dtype=H.dtype) + H / LAMBDA, slope))
-        after.append(loss(phi, *query))
-        before.append(objective(theta, *query).detach())
-    return mk.MetaGradient(torch.stack(after), like(torch.stack(solved).mean(0), theta), torch.stack(before))
+        phi = flat(mk.adapt(objective, theta, support, order=1, **inner)).detach()
+        system = torch.eye(len(phi)).to(phi) + torch.autograd.functional.hessian(partial(loss, support), phi) / LAMBDA
+        solved = torch.linalg.solve(system, torch.autograd.functional.jacobian(partial(loss, query), phi))
+        found.append((loss(query, phi), solved, objective(theta, *query).detach()))
+    after, gradients, before = (torch.stack(parts) for parts in zip(*found, strict=True))
+    return mk.MetaGradient(after, like(gradients.mean(0), theta), before)
 
 
 def like(vector: Tensor, theta: Params) -> Params:
@@ -228,7 +225,9 @@ def test_reptile_equals_its_closed_form_on_quadratics() -> None:
 
 def test_implicit_maml_equals_its_closed_form_on_quadratics() -> None:
     objective, theta, batch = quadratic_problem()
-    found = implicit(objective, theta, batch, alpha=0.05, steps=2000, rule=proximal).grad["0.weight"][0]
+    found = implicit(objective, theta, batch, order=2, route="loop", alpha=0.05, steps=2000, rule=proximal).grad[
+        "0.weight"
+    ][0]
     start, wanted = theta["0.weight"][0][:, None], torch.zeros(3, 1, dtype=torch.float64)
     for (x, y), query in map(batch.task, range(batch.size)):
         eye, h = torch.eye(3, dtype=torch.float64), hessian(x)

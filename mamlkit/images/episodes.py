@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ class Episodes(ABC):
     queries: int = 15
     seed: int = 0
     alphabets: str = "across"
-    device: torch.device | str = "cpu"
+    device: torch.device | str = field(default="cpu", repr=False)  # the same tasks: a training may go on elsewhere
     dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:

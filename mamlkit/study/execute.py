@@ -21,13 +21,14 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell
+from nbformat.v4 import new_code_cell, new_output
 
 from mamlkit.ledger import CLAIM, RECORD
 from mamlkit.study import notebooks
+from mamlkit.study.notebooks import DECLARES, INJECTED
 from mamlkit.study.result import Result, Status
 
-INJECTED = "injected-parameters"  # papermill's tag of a cell that sets parameters
+WEEK = 7 * 24 * 3600  # seconds; a socket counts milliseconds up to about three of them
 SOCKET_PATH = 90  # characters; a Unix socket's path may have about 100, and the kernel adds a number to ours
 LOG = logging.getLogger(__name__)  # nbclient's: what a cell says, its outputs hold
 LOG.addHandler(logging.NullHandler())
@@ -52,7 +53,7 @@ def execute(
 
     Never raises for what a cell does: the result says it.
     """
-    notebook = notebooks.load(path)
+    notebook = notebooks.source(path)
     declared = {name: found.default for name, found in notebooks.parameters(notebook).items()}
     set_parameters(notebook, parameters)
     cells = notebooks.code_cells(notebook)
@@ -62,23 +63,22 @@ def execute(
     stopped: tuple[Status, str] | None = None
     end = math.inf if limit is None else begin + limit
 
-    def left(_: NotebookNode) -> float:
-        """Seconds that a cell may take; nbclient takes 0 for no limit."""
-        return min(timeout, max(end - time.monotonic(), 0.001))
+    def left(_: NotebookNode) -> float | None:
+        """Seconds that a cell may take; None for more than can be waited for. nbclient takes 0 for no limit."""
+        seconds = min(timeout, max(end - time.monotonic(), 0.001))
+        return seconds if seconds < WEEK else None
 
     try:
         with _kernel(notebook, path.parent, {**os.environ, **(environment or {})}, left) as client:
-            for index, cell in enumerate(notebook.cells):
-                if not notebooks.is_code(cell):
-                    continue
-                number += 1
+            for number, cell in enumerate(cells, 1):
                 watch(number, len(cells))
                 try:
-                    client.execute_cell(cell, index)
+                    client.execute_cell(cell, notebook.cells.index(cell))
                 finally:
                     peak = _peak_memory(client.km) or peak
-    except CellExecutionError:
-        pass  # the cell's own output says it
+    except CellExecutionError as error:
+        if all(output.output_type != "error" for output in cell.outputs):  # one that could not be sent or shown
+            cell.outputs.append(new_output("error", ename=error.ename, evalue=error.evalue, traceback=[]))
     except CellTimeoutError:
         late = f"the run took longer than {limit:g} s; raise its limit" if time.monotonic() >= end else None
         stopped = "timeout", f"{late or f'this cell ran longer than {timeout:g} s; raise --timeout'} or ask less of it"
@@ -100,13 +100,11 @@ def execute(
 
 
 def set_parameters(notebook: NotebookNode, parameters: Mapping[str, Any]) -> None:
-    """Add a cell that sets parameters after the one that declares them, in place of what an earlier run added."""
-    notebook.cells = [cell for cell in notebook.cells if INJECTED not in cell.metadata.get("tags", [])]
+    """Add a cell that sets parameters after the one that declares them."""
     if parameters:
-        tagged = ["parameters" in cell.metadata.get("tags", []) for cell in notebook.cells]
+        place = [notebooks.tagged(cell, DECLARES) for cell in notebook.cells].index(True)
         lines = "\n".join(["# Parameters", *(f"{name} = {value!r}" for name, value in parameters.items())])
-        cell = new_code_cell(lines, id=INJECTED, metadata={"tags": [INJECTED]})
-        notebook.cells.insert(tagged.index(True) + 1, cell)
+        notebook.cells.insert(place + 1, new_code_cell(lines, id=INJECTED, metadata={"tags": [INJECTED]}))
 
 
 def judge(cells: Sequence[NotebookNode]) -> tuple[Status, int | None, str | None]:
@@ -115,10 +113,10 @@ def judge(cells: Sequence[NotebookNode]) -> tuple[Status, int | None, str | None
         for output in cell.outputs:
             if CLAIM in output.get("data", {}) and not output.data[CLAIM]["holds"]:
                 return "failed", number, f"this claim does not hold: {output.data[CLAIM]['claim']}"
-            if output.output_type != "error" or "raises-exception" in cell.metadata.get("tags", []):
+            if output.output_type != "error" or notebooks.tagged(cell, "raises-exception"):
                 continue
-            if output.ename == "SystemExit" and output.evalue in ("", "0", "None"):
-                return "incomplete", number, "this cell ended the notebook with sys.exit()"
+            if output.ename == "SystemExit" and output.evalue in ("", "0", "None", "False"):
+                return "incomplete", number, "this cell ended the notebook with sys.exit() or exit()"
             return "failed", number, f"{output.ename}: {output.evalue}"
         if cell.execution_count is None:
             return "incomplete", number, "this cell was never run"
@@ -134,7 +132,7 @@ class _Interpreter(KernelSpecManager):
 
 @contextmanager
 def _kernel(
-    notebook: NotebookNode, folder: Path, environment: Mapping[str, str], left: Callable[[NotebookNode], float]
+    notebook: NotebookNode, folder: Path, environment: Mapping[str, str], left: Callable[[NotebookNode], float | None]
 ) -> Iterator[NotebookClient]:
     """A kernel for one notebook that is reached through sockets in a folder of its own, by nobody else.
 
@@ -151,10 +149,16 @@ def _kernel(
         )
         client = NotebookClient(
             notebook, manager, timeout_func=left, iopub_timeout=60, raise_on_iopub_timeout=True, record_timing=False,
-            log=LOG, resources={"metadata": {"path": str(folder)}},
+            log=LOG, resources={"metadata": {"path": str(folder)}}, on_cell_executed=_see_exit,
         )  # fmt: skip
         with client.setup_kernel(cleanup_kc=True, stderr=subprocess.DEVNULL, env=dict(environment)):
             yield client
+
+
+def _see_exit(*, execute_reply: Mapping[str, Any], **_: Any) -> None:
+    """After `exit()`, which raises nothing, the kernel ends some time later; it ends a notebook as sys.exit() does."""
+    if any(part.get("source") == "ask_exit" for part in execute_reply["content"].get("payload", [])):
+        raise CellExecutionError("", ename="SystemExit", evalue="")
 
 
 def _peak_memory(kernel: Any) -> int | None:

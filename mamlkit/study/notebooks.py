@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import math
 import re
 import tokenize
@@ -19,6 +20,8 @@ with extra("study"):
     from nbformat import NotebookNode
 
 WALKTHROUGH = "[0-9][0-9]_*.ipynb"
+DECLARES, INJECTED = "parameters", "injected-parameters"  # papermill's tags: of the cell that declares, and that sets
+ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 SCALARS = {"int": int, "float": float, "bool": bool, "str": str}
 
 
@@ -52,8 +55,7 @@ def select(names: Sequence[str], home: Path | None = None) -> list[Path]:
     Raises RefusedError for an unknown name, naming those there are, and for two notebooks of one name, because their
     results would overwrite each other.
     """
-    paths = [Path(name) for name in names if name.endswith(".ipynb") and Path(name).is_file()]
-    walkthrough = sorted((home or folder()).glob(WALKTHROUGH)) if len(paths) < len(names) or not names else []
+    walkthrough = [] if names and all(map(is_path, names)) else sorted((home or folder()).glob(WALKTHROUGH))
     chosen = [_find(name, walkthrough) for name in names] or walkthrough
     for path in chosen:
         if sum(path.stem == other.stem for other in chosen) > 1:
@@ -61,8 +63,13 @@ def select(names: Sequence[str], home: Path | None = None) -> list[Path]:
     return chosen
 
 
+def is_path(name: str) -> bool:
+    """Whether a notebook is called by the path of its file."""
+    return name.endswith(".ipynb") and Path(name).is_file()
+
+
 def _find(name: str, walkthrough: list[Path]) -> Path:
-    if name.endswith(".ipynb") and Path(name).is_file():
+    if is_path(name):
         return Path(name)
     number = name.zfill(2) if name.isdecimal() else None
     for path in walkthrough:
@@ -73,13 +80,36 @@ def _find(name: str, walkthrough: list[Path]) -> Path:
 
 
 def load(path: Path) -> NotebookNode:
-    """Read a notebook. Raises RefusedError for a file that is not one."""
+    """Read a notebook, of whichever format. Raises RefusedError for a file that is not one.
+
+    Its cells have ids, the same at each reading: their own, or numbers where they have none or two have the same.
+    """
     try:
-        # Upgraded, so that every cell has an id.
-        notebook: NotebookNode = nbformat.v4.upgrade(nbformat.reads(path.read_text(encoding="utf-8"), as_version=4))
-    except (OSError, ValueError, AttributeError, nbformat.ValidationError) as error:
-        raise RefusedError(f"{path} is not a notebook that can be read: {str(error).splitlines()[0]}") from error
+        read = nbformat.reader.reads(path.read_text(encoding="utf-8"))
+        json.dumps(read, ensure_ascii=False).encode()  # JSON may hold halves of characters, which no file can
+        ids = [cell.get("id") for cell in read.get("cells", [])]
+        notebook: NotebookNode = nbformat.v4.upgrade(nbformat.convert(read, 4))
+        sound = {name for name in ids if isinstance(name, str) and ID.fullmatch(name)}
+        if len(sound) < len(notebook.cells):
+            ids = [f"cell-{number:02d}" for number in range(len(notebook.cells))]
+        for cell, name in zip(notebook.cells, ids, strict=True):
+            cell.id = name
+        nbformat.validate(notebook, relax_add_props=True)
+    except Exception as error:  # which ones, for a file that is no notebook, nbformat does not say
+        raise RefusedError(f"{path} is not a notebook that can be read: {str(error).partition(chr(10))[0]}") from error
     return notebook
+
+
+def source(path: Path) -> NotebookNode:
+    """A notebook as it was written: `load` without the cells in which earlier runs set parameters."""
+    notebook = load(path)
+    notebook.cells = [cell for cell in notebook.cells if not tagged(cell, INJECTED) or tagged(cell, DECLARES)]
+    return notebook
+
+
+def tagged(cell: NotebookNode, tag: str) -> bool:
+    """Whether a cell has a tag."""
+    return tag in cell.metadata.get("tags", [])
 
 
 def dumps(notebook: NotebookNode) -> str:
@@ -89,13 +119,8 @@ def dumps(notebook: NotebookNode) -> str:
 
 
 def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
-    """The cells that a kernel executes, in order; the n-th has execution count n."""
-    return [cell for cell in notebook.cells if is_code(cell)]
-
-
-def is_code(cell: NotebookNode) -> bool:
-    """Whether a cell holds code; an empty one is passed over and gets no execution count."""
-    return bool(cell.cell_type == "code" and cell.source.strip())
+    """The cells that a kernel executes, in order; the n-th has execution count n. An empty one is passed over."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
 
 
 def title(notebook: NotebookNode, otherwise: str) -> str:
@@ -114,12 +139,20 @@ def displayed(notebook: NotebookNode, mime: str) -> Iterator[tuple[NotebookNode,
                 yield cell, output.data[mime]
 
 
+def declared(path: Path) -> dict[str, Parameter]:
+    """`parameters` of a file. Raises RefusedError, naming it, where it has none that can be read."""
+    try:
+        return parameters(load(path))
+    except RefusedError as error:
+        raise RefusedError(f"{path.stem}: {error}") from error
+
+
 def parameters(notebook: NotebookNode) -> dict[str, Parameter]:
     """The declared parameters: those of the cell tagged `parameters`, by name; none where no cell is tagged.
 
     Raises RefusedError unless every line of the cell is `name: type = literal`, the literal of that type.
     """
-    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    cells = [cell for cell in notebook.cells if tagged(cell, DECLARES)]
     if not cells:
         return {}
     if len(cells) > 1:

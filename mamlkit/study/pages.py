@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cache, lru_cache
-from importlib.resources import files
+from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -20,43 +19,29 @@ from nbconvert.filters import clean_html
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 
+from mamlkit import files
 from mamlkit.ledger import CLAIM, RECORD
 from mamlkit.study import notebooks
+from mamlkit.study.result import Status
 
 # MathJax as files, less what the pages do not use: its other output formats, its menus in 60 languages, speech.
-MATHJAX = (
-    "MathJax.js",
-    "LICENSE",
-    "config",
-    "extensions/TeX",
-    "extensions/AssistiveMML.js",
-    "fonts",
-    "jax/element",
-    "jax/input",
-    "jax/output/HTML-CSS",
-)
-WORDS = {
-    "ok": "ran",
-    "failed": "failed",
-    "dead": "kernel died",
-    "timeout": "ran out of time",
-    "incomplete": "ended early",
-}
+MATHJAX = ("MathJax.js", "LICENSE", "config", "extensions/TeX", "extensions/AssistiveMML.js", "fonts", "jax/element",
+           "jax/input", "jax/output/HTML-CSS")  # fmt: skip
+WORDS: dict[Status, str] = {"ok": "ran", "failed": "failed", "dead": "kernel died", "timeout": "ran out of time",
+                            "incomplete": "ended early"}  # fmt: skip
 TEMPLATES = Path(__file__).parent / "templates"
 NOTEBOOK = re.compile(r"(?!\w+:)([^#]*)\.ipynb(#.*)?")  # a link to a notebook's file, in no other place than a folder
 
 
 def prepare(out: Path) -> None:
-    """Make the report's folder, with MathJax's files in it. Raises OSError where it cannot be written."""
-    out.mkdir(parents=True, exist_ok=True)
-    source = Path(str(files("jupyter_server_mathjax"))) / "static"
+    """Put MathJax's files into the report's folder, where they are missing. Raises OSError where it cannot be."""
+    home = Path(str(resources("jupyter_server_mathjax"))) / "static"
     for name in MATHJAX:
-        target = out / "mathjax" / name
-        if (source / name).is_dir():
-            shutil.copytree(source / name, target, dirs_exist_ok=True)
-        else:
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(source / name, target)
+        for source in [home / name, *(home / name).rglob("*")]:
+            target = out / "mathjax" / source.relative_to(home)
+            if source.is_file() and not (target.is_file() and target.stat().st_size == source.stat().st_size):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                files.write(target, source.read_bytes())
 
 
 def render(template: str, **values: Any) -> str:
@@ -85,11 +70,9 @@ def _environment() -> Environment:
 def page(notebook: NotebookNode, name: str, titles: Mapping[str, str]) -> str:
     """The page of an executed notebook, which is changed; `titles` names the notebooks that have a page, in order."""
     names = [None, *titles, None]
-    place = names.index(name)
+    before, after = (names[names.index(name) + step] for step in (-1, 1))
     body, css = article(notebook, titles)
-    return render(
-        "page.html", name=name, titles=titles, before=names[place - 1], after=names[place + 1], article=body, css=css
-    )
+    return render("page.html", name=name, titles=titles, before=before, after=after, article=body, css=css)
 
 
 def article(notebook: NotebookNode, titles: Mapping[str, str]) -> tuple[Markup, Markup]:
@@ -102,12 +85,8 @@ def article(notebook: NotebookNode, titles: Mapping[str, str]) -> tuple[Markup, 
 
 @cache
 def _exporter() -> HTMLExporter:
-    exporter = HTMLExporter(
-        template_name="notebook",
-        extra_template_basedirs=[str(TEMPLATES)],
-        exclude_anchor_links=True,
-        exclude_output_prompt=True,
-    )
+    exporter = HTMLExporter(template_name="notebook", extra_template_basedirs=[str(TEMPLATES)])
+    exporter.exclude_anchor_links = exporter.exclude_output_prompt = True
     exporter.environment.globals |= {"CLAIM": CLAIM, "RECORD": RECORD}
     exporter.register_filter("markdown2html", _markdown)
     # Runs of one notebook differ in a few cells; cleaning the others' HTML again would take half of the time.
@@ -130,7 +109,7 @@ class _Renderer(IPythonRenderer):
     def link(self, text: str, url: str, title: str | None = None) -> str:
         if not (found := NOTEBOOK.fullmatch(url)):
             return str(super().link(text, url, title))
-        name, anchor = unquote(found[1]), found[2] or ""
+        name, anchor = unquote(found[1]).removeprefix("./"), found[2] or ""
         return str(super().link(text, address(name) + anchor, title)) if name in self.titles else text
 
 
@@ -159,8 +138,8 @@ def index(summary: Mapping[str, Any]) -> str:
 
 
 def file_name(notebook: str) -> str:
-    """The name of a notebook's page. A notebook called `index` may not take the index's."""
-    return f"{notebook}-notebook.html" if notebook.lower() == "index" else f"{notebook}.html"
+    """The name of a notebook's page. One called `index` may not take the index's, nor that of `index-notebook`."""
+    return f"{notebook}-notebook.html" if notebook.lower().startswith("index") else f"{notebook}.html"
 
 
 def address(notebook: str) -> str:

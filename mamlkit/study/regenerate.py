@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from nbformat import NotebookNode
@@ -37,19 +37,19 @@ def regenerate(names: Sequence[str] = (), *, check: bool = False, timeout: float
     problems = []
     paths = _paths(names)
     for number, path in enumerate(paths, 1):
-        print(f"[{number}/{len(paths)}] {path.parent.name}/{path.name}", end=" ", file=sys.stderr, flush=True)
+        name = f"{path.resolve().parent.name}/{path.name}"
+        print(f"[{number}/{len(paths)}] {name}", end=" ", file=sys.stderr, flush=True)
         problem = _one(path, check=check, timeout=timeout)
         print("failed" if problem else "same" if check else "written", file=sys.stderr, flush=True)
-        problems += [f"{path.parent.name}/{path.name}: {problem}"] if problem else []
+        problems += [f"{name}: {problem}"] if problem else []
     return problems
 
 
 def _paths(names: Sequence[str]) -> list[Path]:
-    files = [Path(name) for name in names if name.endswith(".ipynb") and Path(name).is_file()]
-    others = [name for name in names if Path(name) not in files]
+    others = [name for name in names if not notebooks.is_path(name)]
     walkthrough = notebooks.select(others) if others or not names else []
     solutions = [path.parent / "solutions" / path.name for path in walkthrough]
-    return files + walkthrough + [path for path in solutions if path.is_file()]
+    return [*map(Path, filter(notebooks.is_path, names)), *walkthrough, *filter(Path.is_file, solutions)]
 
 
 def _one(path: Path, *, check: bool, timeout: float) -> str | None:
@@ -62,7 +62,7 @@ def _one(path: Path, *, check: bool, timeout: float) -> str | None:
         return f"{place}{'raised' if result.status == 'failed' else 'ended it:'} {result.error}"
     for number, cell in enumerate(notebooks.code_cells(executed), 1):
         for output in cell.outputs:
-            if output.output_type == "stream" and output.name == "stderr" and (found := WARNING.search(output.text)):
+            if output.get("name") == "stderr" and (found := WARNING.search(output.text)):
                 return f"code cell {number} warns: {found[0].strip()}"
     new = canonical(executed)
     text = notebooks.dumps(new)
@@ -81,28 +81,20 @@ def canonical(notebook: NotebookNode) -> NotebookNode:
     cells = []
     for number, cell in enumerate(notebook.cells):
         kept = {key: cell.metadata[key] for key in CELL_METADATA if key in cell.metadata}
-        cells.append(NotebookNode({**cell, "id": f"cell-{number:02d}", "metadata": kept}))
-        if cell.cell_type == "code":
-            cells[-1]["outputs"] = list(_streams_joined(cell.outputs))
+        outputs = {"outputs": _without_stderr(cell.outputs)} if cell.cell_type == "code" else {}
+        cells.append(NotebookNode({**cell, "id": f"cell-{number:02d}", "metadata": kept, **outputs}))
     return NotebookNode(cells=cells, metadata=NotebookNode(METADATA), nbformat=4, nbformat_minor=5)
 
 
-def _streams_joined(outputs: list[NotebookNode]) -> Iterator[NotebookNode]:
-    """The outputs without stderr, where progress bars go; what it stood between is one stream again."""
-    joined: NotebookNode | None = None
+def _without_stderr(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
+    """The outputs but for stderr, where progress bars go; what it stood between is one stream again."""
+    kept: list[NotebookNode] = []
     for output in outputs:
-        if output.output_type == "stream" and output.name == "stderr":
-            continue
-        if joined and output.output_type == "stream":
-            joined = NotebookNode(joined, text=joined.text + output.text)
-            continue
-        if joined:
-            yield joined
-        joined = output if output.output_type == "stream" else None
-        if not joined:
-            yield output
-    if joined:
-        yield joined
+        if output.get("name") == "stdout" and kept and kept[-1].get("name") == "stdout":
+            kept[-1] = NotebookNode(kept[-1], text=kept[-1].text + output.text)
+        elif output.get("name") != "stderr":
+            kept.append(output)
+    return kept
 
 
 def difference(old: NotebookNode, new: NotebookNode) -> str:

@@ -19,7 +19,7 @@ from mamlkit import files
 from mamlkit.device import device as find_device
 from mamlkit.study import RefusedError, notebooks, pages
 from mamlkit.study.execute import execute
-from mamlkit.study.notebooks import Parameter
+from mamlkit.study.lock import lock
 from mamlkit.study.progress import Cells, clock, shown
 from mamlkit.study.result import Result, dumps
 
@@ -47,24 +47,28 @@ def run(
     settings = assign(chosen, dict(given or {}) | ({} if device is None else {"device": device}))
     if not timeout > 0:
         raise RefusedError(f"the time-out is {timeout:g} s; it must be positive")
+    if any(path.resolve().parent == out.resolve() for path in chosen):
+        raise RefusedError(f"an executed copy would replace its notebook in {out}; choose another --out")
     results: list[Result] = []
-    with _writing(out):
-        pages.prepare(out)
-        _report(out, chosen, results)
-    try:
-        for number, path in enumerate(chosen, 1):
-            cells = Cells(f"[{number}/{len(chosen)}] {path.stem}")
-            with shown(cells.line) as console:
-                result, executed = execute(path, settings[path], timeout=timeout, watch=cells.start)
-                console.print(f"{cells.label}  {_summary(result)}")
-            with _writing(out):
-                files.write(out / path.name, notebooks.dumps(stamped(executed, result, provenance(path.parent))))
+    with lock(out):
+        with _writing(out):
+            pages.prepare(out)
+            _report(out, chosen, results)
+        try:
+            for number, path in enumerate(chosen, 1):
+                cells = Cells(f"[{number}/{len(chosen)}] {path.stem}")
+                with shown(cells.line) as console:
+                    result, executed = execute(path, settings[path], timeout=timeout, watch=cells.start)
+                    console.print(f"{cells.label}  {_summary(result)}")
+                with _writing(out):
+                    copy = notebooks.dumps(stamped(executed, result, provenance(path.parent)))
+                    files.write(out / f"{path.stem}.ipynb", copy)
+                    _report(out, chosen, [*results, result])
                 results.append(result)
-                _report(out, chosen, results)
-    finally:
-        bad = sum(result.status != "ok" for result in results)
-        state = f"{bad} did not succeed" if bad else "all well"
-        print(f"{len(results)} of {len(chosen)} notebooks ran, {state}; the report is {out / 'index.html'}")
+        finally:
+            bad = sum(result.status != "ok" for result in results)
+            state = f"{bad} did not succeed" if bad else "all well"
+            print(f"{len(results)} of {len(chosen)} notebooks ran, {state}; the report is {out / 'index.html'}")
     return results
 
 
@@ -72,8 +76,11 @@ def run(
 def _writing(out: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        raise RefusedError(f"the report cannot be written into {out}: {error}; choose another --out") from error
+    except (OSError, UnicodeError) as error:
+        raise RefusedError(
+            f"the report cannot be written into {out}: {error}; make room, or choose another --out: what is finished "
+            "is kept"
+        ) from error
 
 
 def assign(chosen: Sequence[Path], given: Mapping[str, str]) -> dict[Path, dict[str, Any]]:
@@ -81,12 +88,11 @@ def assign(chosen: Sequence[Path], given: Mapping[str, str]) -> dict[Path, dict[
 
     Raises RefusedError for a text that is no such value, a device that is not there, a name that nobody declares.
     """
-    declared = {path: _parameters(path) for path in chosen}
+    declared = {path: notebooks.declared(path) for path in chosen}
     for name in given:
         if not any(name in parameters for parameters in declared.values()):
             lines = [
-                f"  {path.stem}: {', '.join(map(str, parameters.values())) or 'none'}"
-                for path, parameters in declared.items()
+                f"  {path.stem}: {', '.join(map(str, found.values())) or 'none'}" for path, found in declared.items()
             ]
             raise RefusedError("\n".join([f"no notebook of this run declares a parameter {name!r}; there are", *lines]))
     if "device" in given:
@@ -98,13 +104,6 @@ def assign(chosen: Sequence[Path], given: Mapping[str, str]) -> dict[Path, dict[
         path: {name: notebooks.parse(text, parameters[name]) for name, text in given.items() if name in parameters}
         for path, parameters in declared.items()
     }
-
-
-def _parameters(path: Path) -> dict[str, Parameter]:
-    try:
-        return notebooks.parameters(notebooks.load(path))
-    except RefusedError as error:
-        raise RefusedError(f"{path.stem}: {error}") from error
 
 
 def stamped(notebook: NotebookNode, result: Result, provenance: Mapping[str, Any]) -> NotebookNode:
@@ -137,9 +136,13 @@ def _git(home: Path, *arguments: str) -> str | None:
 
 
 def _report(out: Path, chosen: Sequence[Path], results: Sequence[Result]) -> None:
-    """Write results.json, the index, and the pages that the last result changes: its own and the one before it."""
+    """Write results.json, the index, and the pages that the last result changes: its own, and those that link to it.
+
+    These are the one before it and, once all notebooks have a page, any other.
+    """
     titles = {result.notebook: result.title for result in results}
-    for result in results[-2:]:
+    changed = results if len(results) == len(chosen) else results[-2:]
+    for result in reversed(changed):  # a page is there before a link leads to it
         page = pages.page(notebooks.load(out / f"{result.notebook}.ipynb"), result.notebook, titles)
         files.write(out / pages.file_name(result.notebook), page)
     summary = {

@@ -43,7 +43,7 @@ def identity(path: Path, parameters: Mapping[str, Any]) -> dict[str, str]:
     found = {"notebook": notebook_digest(path), "kit": kit_digest(path), "data": data_digest()}
     inputs = {
         name: _content(place)
-        for name, declared in notebooks.parameters(notebooks.load(path)).items()
+        for name, declared in notebooks.declared(path).items()
         if _place(path.parent, declared.default) and (place := _place(path.parent, parameters[name]))
     }
     return found | ({"inputs": _digest(inputs)} if inputs else {})
@@ -51,7 +51,7 @@ def identity(path: Path, parameters: Mapping[str, Any]) -> dict[str, str]:
 
 def notebook_digest(path: Path) -> str:
     """Of a notebook's cells and their tags: neither its outputs and counts nor its cells' ids reach a run."""
-    cells = [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in notebooks.load(path).cells]
+    cells = [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in notebooks.source(path).cells]
     return _digest(cells)
 
 
@@ -59,7 +59,7 @@ def kit_digest(path: Path) -> str:
     """The kit's version and a digest of those of its modules, and of those beside the notebook, that reach its run."""
     package = Path(mamlkit.__file__).parent
     waiting = [file for pattern in ALWAYS for file in package.glob(pattern)]
-    for cell in notebooks.code_cells(notebooks.load(path)):
+    for cell in notebooks.code_cells(notebooks.source(path)):
         waiting += _imported(TransformerManager().transform_cell(cell.source), path.parent)
     found: dict[str, bytes] = {}
     while waiting:

@@ -323,7 +323,7 @@ def pictures(sweep: Sweep, title: str) -> list[HTML]:
     """The figures of a notebook's records: numbers by setting, or along the one number that varies; then curves."""
     runs, numbers = (frame[frame.title == title] for frame in (sweep.runs, sweep.numbers))
     seeds, settings, along = runs.seed.nunique(), runs.setting.nunique(), runs.scanned.iloc[0]
-    numbers = numbers[[_is_drawn(place) for place in numbers.place]]
+    numbers = numbers[numbers.place.map(_is_drawn).astype(bool)]
     names = [[step for step in place if isinstance(step, str)] for place in numbers.place]
     panels = [" · ".join([record, *steps]) for record, steps in zip(numbers.record, names, strict=True)]
     numbers = numbers.assign(panel=panels, line=numbers.setting)

@@ -95,10 +95,7 @@ def _entry(content: Any, where: str, path: Path) -> Iterator[Run]:
     entry = _mapping(content, where, ENTRY)
     chosen, settings = _notebooks(entry.get("notebooks"), where, path), _settings(entry, where)
     for notebook in chosen:
-        try:
-            declared = notebooks.parameters(notebooks.load(notebook))
-        except RefusedError as error:
-            raise RefusedError(f"{notebook.stem}: {error}") from error
+        declared = notebooks.declared(notebook)
         for setting in settings:
             yield Run(notebook, {name: _value(name, value, declared, notebook) for name, value in setting.items()})
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from mamlkit import files
 from mamlkit.extras import extra
 from mamlkit.study import RefusedError
+from mamlkit.study.lock import lock
 
 with extra("sweeps"):
     import fsspec
-    from filelock import FileLock, Timeout
     from fsspec.implementations.local import LocalFileSystem
     from tenacity import retry, retry_if_exception, stop_after_attempt, wait_chain, wait_fixed
 
@@ -71,22 +71,11 @@ class Store:
             self.system.pipe_file(f"{self.root}/{name}", text.encode())
 
     def lock(self) -> AbstractContextManager[object]:
-        """While it is held, no other sweep writes into this folder. The system frees the lock of a process that died.
+        """The lock of this folder: see mamlkit.study.lock.
 
-        Raises RefusedError where another sweep is at work, or nothing can be written. Stores that are no folders have
-        no locks: two sweeps at once would do work twice, and write the same results.
+        Stores that are no folders have none: two sweeps at once would do work twice, and write the same results.
         """
-        if not self.folder:
-            return nullcontext()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            return FileLock(self.folder / ".lock").acquire(timeout=0)
-        except Timeout:
-            raise RefusedError(
-                f"another sweep is writing into {self.where}; wait for it, or choose another --out"
-            ) from None
-        except OSError as error:
-            raise RefusedError(f"{self.where} cannot be written: {error}; choose another --out") from error
+        return lock(self.folder) if self.folder else nullcontext()
 
 
 @contextmanager

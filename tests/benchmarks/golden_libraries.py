@@ -197,10 +197,8 @@ def table() -> Iterator[str]:
             for order, what in ((2, golden.SECOND), (1, golden.FIRST)):
                 if (found := gradient(case, order)) is not None:
                     errors[order].append(golden.errors(found, case)[what])
-        served, worst = (
-            f"{len(errors[2])} of {len([*golden.cases()])}",
-            (f"{max(found):.1e}" for found in errors.values()),
-        )
+        served = f"{len(errors[2])} of {len([*golden.cases()])}"
+        worst = [f"{max(found):.1e}" for found in errors.values()]
         yield f"| {' | '.join([name, version(package).partition('+')[0], served, *worst])} |"
 
 
