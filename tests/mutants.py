@@ -10,6 +10,7 @@ to. Survivors are printed and kept in runs/mutants/, but for those of mutants_eq
 from __future__ import annotations
 
 import argparse
+import ast
 import difflib
 import random
 import shutil
@@ -18,6 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,6 +54,8 @@ ROOMS = {
     "study": ("study", "run regenerate notebooks report odd"),
     "sweeps": ("sweeps", "sweep_spec sweep_store sweep_board results key sweep_jobs sweeps report rerun odd"),
 }
+# `strict` asserts lengths that the line itself makes equal; the encoding is the same where the tests run.
+IDLE = ("strict", "encoding")
 EQUIVALENT = yaml.safe_load((ROOT / "tests" / "mutants_equivalent.yml").read_text(encoding="utf-8"))
 
 
@@ -67,11 +71,14 @@ class Without(Operator):  # type: ignore[misc]
             yield node.start_pos, node.end_pos
 
     def mutate(self, node: Any, index: int) -> Any:
-        if node.type != "argument":
-            return get_ast("pass\n").children[0].children[0]
-        comma = node.parent.children[node.parent.children.index(node) - 1]
-        comma.value = comma.prefix = ""
-        return None
+        if node.type == "argument":
+            commas = node.parent.children
+            comma = commas[commas.index(node) - 1 if node is not commas[0] else 1]
+            comma.value = comma.prefix = ""
+            return None
+        nothing = get_ast("pass\n").children[0].children[0]
+        nothing.prefix = node.get_first_leaf().prefix
+        return nothing
 
     @classmethod
     def examples(cls) -> tuple[Any, ...]:
@@ -86,11 +93,12 @@ class Mutant(NamedTuple):
     source: str
 
 
-def is_annotation(node: Any) -> bool:
-    """Whether a node of the syntax tree is in an annotation, which nothing evaluates."""
+def is_idle(node: Any) -> bool:
+    """Whether a node of the syntax tree is in an annotation, which nothing evaluates, or in an argument of `IDLE`."""
     while (parent := node.parent) is not None:
         if (
             parent.type == "tfpdef"
+            or (node.type == "argument" and node.children[0].type == "name" and node.children[0].value in IDLE)
             or (parent.type == "annassign" and node is parent.children[1])
             or (parent.type == "funcdef" and node is parent.annotation)
         ):
@@ -99,7 +107,17 @@ def is_annotation(node: Any) -> bool:
     return False
 
 
-def drawn(files: list[Path], size: int, rng: random.Random) -> Iterator[Mutant]:
+def changed(source: str, operator: Any, occurrence: int) -> str | None:
+    """The source after a change; None where that is no Python, or cosmic-ray cannot make it (of `except a.b`)."""
+    try:
+        new: str = mutate_code(source, operator, occurrence)
+        ast.parse(new)
+    except (SyntaxError, AttributeError):
+        return None
+    return new
+
+
+def drawn(files: list[Path], rng: random.Random) -> Iterator[Mutant]:
     """Mutants of some files: places by chance, and of the changes that a place can have, one."""
     places: dict[Any, list[tuple[Any, int]]] = {}
     operators = [Without(), *(kind() for kind in map(get_operator, operator_names()) if not kind.arguments())]
@@ -110,15 +128,17 @@ def drawn(files: list[Path], size: int, rng: random.Random) -> Iterator[Mutant]:
         for operator in operators:
             found = [(node, place) for node in nodes for place in operator.mutation_positions(node)]
             for occurrence, (node, place) in enumerate(found):
-                if not is_annotation(node):
+                if not is_idle(node):
                     places.setdefault((file, place), []).append((operator, occurrence))
     chosen = sorted(places)
     rng.shuffle(chosen)
-    for file, place in chosen[: size or None]:
+    for file, place in chosen:
         old = file.read_text(encoding="utf-8")
-        new = mutate_code(old, *rng.choice(places[file, place]))
-        changed = [line for line in difflib.ndiff(old.splitlines(), new.splitlines()) if line[0] in "-+"]
-        before, after = (next((line[2:].strip() for line in changed if line[0] == sign), "") for sign in "-+")
+        new = changed(old, *rng.choice(places[file, place]))
+        if new is None:
+            continue
+        differing = [line for line in difflib.ndiff(old.splitlines(), new.splitlines()) if line[0] in "-+"]
+        before, after = (next((line[2:].strip() for line in differing if line[0] == sign), "") for sign in "-+")
         yield Mutant(file, place[0][0], before, after, new)
 
 
@@ -141,7 +161,9 @@ def examined(copy: Path, name: str, size: int, seed: int) -> tuple[Counter[str],
     package = copy / "mamlkit"
     files = [file for source in sources for file in [package / f"{source}.py", *(package / source).rglob("*.py")]]
     counts, survivors = Counter[str](), []
-    for mutant in tqdm(list(drawn(sorted(filter(Path.exists, files)), size, random.Random(seed))), desc=name):
+    for mutant in tqdm(
+        list(islice(drawn(sorted(filter(Path.exists, files)), random.Random(seed)), size or None)), desc=name
+    ):
         shown = f"{mutant.file.relative_to(copy)}:{mutant.line}\n- {mutant.old}\n+ {mutant.new}\n"
         if any(mutant.file.match(e["file"]) and mutant.old == e["old"] and mutant.new in e["new"] for e in EQUIVALENT):
             counts["equivalent"] += 1
@@ -166,7 +188,7 @@ def main() -> None:
     arguments = parser.parse_args()
     out = ROOT / "runs" / "mutants"
     out.mkdir(parents=True, exist_ok=True)
-    table = []
+    table = [f"{'room':12}{'killed':>8}{'timeout':>9}{'survived':>10}{'equivalent':>12}"]
     with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
         copy = copied(Path(scratch))
         for room in arguments.rooms or ROOMS:
@@ -175,7 +197,8 @@ def main() -> None:
             dead = n["killed"] + n["timeout"]
             share = dead / max(dead + n["survived"], 1)
             table.append(f"{room:12}{n['killed']:8}{n['timeout']:9}{n['survived']:10}{n['equivalent']:12}{share:8.0%}")
-    print(f"{'room':12}{'killed':>8}{'timeout':>9}{'survived':>10}{'equivalent':>12}", *table, sep="\n")
+            print(table[-1], flush=True)
+    print(*table, sep="\n")
 
 
 if __name__ == "__main__":
