@@ -94,10 +94,11 @@ class Mutant(NamedTuple):
 
 
 def is_idle(node: Any) -> bool:
-    """Whether a node of the syntax tree is in an annotation, which nothing evaluates, or in an argument of `IDLE`."""
+    """Whether a node is a signature's bare `*`, in an annotation, which nothing evaluates, or in an argument of `IDLE`."""
     while (parent := node.parent) is not None:
         if (
             parent.type == "tfpdef"
+            or (node.type == "operator" and parent.type == "parameters")
             or (node.type == "argument" and node.children[0].type == "name" and node.children[0].value in IDLE)
             or (parent.type == "annassign" and node is parent.children[1])
             or (parent.type == "funcdef" and node is parent.annotation)
