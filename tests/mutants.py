@@ -94,7 +94,7 @@ class Mutant(NamedTuple):
 
 
 def is_idle(node: Any) -> bool:
-    """Whether a node is a signature's bare `*`, in an annotation, which nothing evaluates, or in an argument of `IDLE`."""
+    """Whether a node is a bare `*` of a signature, or in an annotation, which nothing evaluates, or as `IDLE` says."""
     while (parent := node.parent) is not None:
         if (
             parent.type == "tfpdef"
