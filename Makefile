@@ -2,17 +2,21 @@
 # lab:   read the notebooks in JupyterLab              clean: remove the virtual environment and caches, not runs/
 # matrix: the notebooks on every instruction set and thread count that this processor offers
 # pretend: every notebook on a pretend accelerator, held against the CPU; no GPU is needed
+# mutants: small changes planted one at a time; the tests of their room must notice (ROOM="inner meta" SAMPLE=30 SEED=0)
 # Each makes the virtual environment first if it is missing, or older than what it is made from. `make test WORKERS=8`
 # deals the tests out to eight cores.
 
 VENV ?= .venv
 WORKERS ?= 2
+ROOM ?=
+SAMPLE ?= 30
+SEED ?= 0
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: study test matrix pretend lab clean
+.PHONY: study test matrix pretend mutants lab clean
 
 study: $(READY)
 	$(BIN)/python -m mamlkit run
@@ -28,6 +32,10 @@ matrix: $(READY)
 
 pretend: $(READY)
 	$(BIN)/python -m pytest -v -m "pretend or not pretend" tests/test_pretend.py
+
+mutants: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[mutants]'
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py $(ROOM) --sample $(SAMPLE) --seed $(SEED)
 
 lab: $(READY)
 	JUPYTER_PATH="$(VENV)/share/jupyter" $(BIN)/python -m jupyterlab --ServerApp.root_dir=notebooks $(LAB_ARGS) \

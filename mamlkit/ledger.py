@@ -72,13 +72,12 @@ def show(figure: Figure, alt: str) -> None:
         raise ValueError("the figure has no alt text; say in one sentence what it shows")
     drawn = io.BytesIO()
     FigureCanvasAgg(figure)
-    # The version of matplotlib would otherwise be written into the file, and its bytes would change with it.
-    figure.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
+    figure.savefig(drawn, format="png", dpi=DPI)
     display({"image/png": _small(drawn), "text/plain": alt}, metadata={"image/png": {"alt": alt}}, raw=True)
 
 
 def _small(picture: io.BytesIO) -> bytes:
     """The picture with 256 colours, which a figure hardly exceeds: a notebook is committed with its pictures."""
-    small = io.BytesIO()
+    small = io.BytesIO()  # Pillow leaves out the version of matplotlib, with which the bytes would change
     Image.open(picture).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "png", optimize=True)
     return small.getvalue()

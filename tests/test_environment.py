@@ -43,7 +43,7 @@ def test_the_environment_holds_the_same_packages_with_the_same_bounds() -> None:
 
 
 def test_all_is_all_but_the_tools_of_those_who_change_the_kit() -> None:
-    tools = {"all", "test", "data", "benchmarks"}
+    tools = {"all", "test", "mutants", "data", "benchmarks"}
     assert with_extras("all") == with_extras(*set(PROJECT["optional-dependencies"]) - tools)
     assert set(with_extras("all")) < set(with_extras("test"))
 
@@ -75,6 +75,6 @@ def test_constraints_pin_every_direct_dependency_within_its_bounds() -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     assert all(re.fullmatch(r"\S+==\S+", line) for line in lines)
     pins = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
-    for text in PROJECT["dependencies"] + with_extras("test"):
+    for text in PROJECT["dependencies"] + with_extras("mutants"):
         wanted = Requirement(text)
         assert wanted.specifier.contains(pins[canonicalize_name(wanted.name)]), wanted

@@ -76,6 +76,23 @@ def test_accuracy_is_the_share_of_query_labels_predicted() -> None:
     assert curve.accuracy.tolist() == [[0.25, 0.75, 0.75]] * 3
 
 
+def test_there_is_no_accuracy_where_whole_numbers_are_not_the_class_of_each_prediction() -> None:
+    """The loss takes what it wants of them: a column of several, or a mean of logits over places."""
+
+    class Columns(Classes):
+        def batch(self, start: int, size: int, split: str = "train") -> mk.TaskBatch:
+            parts = super().batch(start, size, split)
+            return mk.TaskBatch(*(mk.Batch(x, y[..., None].expand(size, 4, 3)) for x, y in parts))
+
+    plain, places = (mk.models.mlp(1, outputs, hidden=(), dtype=torch.float64) for outputs in (2, 6))
+    column = mk.Objective(plain, lambda logits, y: functional.cross_entropy(logits, y[:, 0]))
+    whole = torch.nn.Sequential(places, torch.nn.Unflatten(1, (2, 3)))
+    mean = mk.Objective(whole, lambda logits, y: functional.cross_entropy(logits.mean(2), y))
+    for objective, tasks in ((column, Columns()), (mean, Classes())):
+        found = mk.evaluate(objective, objective.theta(), tasks, alpha=0.1, steps=1, split="test", size=4)
+        assert found.accuracy is None
+
+
 def test_a_curve_says_in_words_what_it_holds_and_which_statistics_batch_norm_used() -> None:
     curve = mk.Curve(torch.tensor([[3.0, 1.0], [5.0, 1.0]]), torch.tensor([[0.25, 1.0], [0.25, 0.5]]), "inductive")
     assert str(curve) == (

@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 import books
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -173,6 +174,21 @@ def test_a_figure_has_the_same_bytes_each_time(displayed: list[Any]) -> None:
     mk.show(drawing(), "A line falls.")
     mk.show(drawing(), "A line falls.")
     assert displayed[0] == displayed[1]
+
+
+def test_a_figure_is_a_png_of_256_colours_that_cannot_be_packed_tighter_whatever_matplotlib_would_save(
+    displayed: list[Any],
+) -> None:
+    figure = Figure(figsize=(2, 2))
+    figure.add_axes((0, 0, 1, 1)).imshow(np.linspace(0, 1, 120 * 120 * 3).reshape(120, 120, 3)[:, ::-1], alpha=0.8)
+    with matplotlib.rc_context({"savefig.format": "svg"}):
+        mk.show(figure, "Colours pass into each other.")
+    data = displayed[0][0]["image/png"]
+    picture, again = Image.open(io.BytesIO(data)), io.BytesIO()
+    assert picture.format == "PNG"
+    assert len(set(picture.tobytes())) == 256
+    picture.save(again, "png", optimize=True)
+    assert len(again.getvalue()) >= len(data)
 
 
 @pytest.mark.parametrize("holds", [True, False])

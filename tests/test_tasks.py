@@ -96,11 +96,46 @@ def test_noise_has_the_stated_deviation_and_leaves_x_alone() -> None:
     assert abs(residual.mean().item()) < 5 * 0.5 / math.sqrt(residual.numel())
 
 
+@pytest.mark.parametrize("tasks", DISTRIBUTIONS, ids=["sinusoids", "quadratics"])
+def test_inputs_and_noise_are_drawn_anew_for_each_part_seed_and_split(tasks: mk.Sinusoids | mk.Quadratics) -> None:
+    tasks = replace(tasks, shots=15, queries=15)
+    inputs, noises = [], []
+    for drawn, split in ((tasks, "train"), (tasks, "validation"), (tasks, "test"), (replace(tasks, seed=1), "train")):
+        for noisy, clean in zip(
+            drawn.batch(0, 400, split), replace(drawn, noise=0.0).batch(0, 400, split), strict=True
+        ):
+            assert torch.equal(noisy.x, clean.x)
+            inputs.append(noisy.x.flatten())
+            noises.append((noisy.y - clean.y).flatten())
+    for values in (inputs, noises):
+        correlations = torch.corrcoef(torch.stack(values)) - torch.eye(8)
+        assert correlations.abs().max() < 5 / math.sqrt(len(values[0]))
+    assert torch.stack(noises).std().item() == pytest.approx(0.1, rel=0.02)
+    assert abs(torch.stack(noises).mean()) < 5 * 0.1 / math.sqrt(8 * 6000)
+
+
+def test_what_is_not_said_is_as_in_the_paper_and_without_noise() -> None:
+    everywhere = {"shots": 10, "queries": 10, "seed": 0, "noise": 0.0}
+    ranges = {"amplitude": (0.1, 5.0), "phase": (0.0, math.pi), "domain": (-5.0, 5.0)}
+    assert vars(mk.Sinusoids()) == {**everywhere, **ranges, "dtype": torch.float32}
+    assert vars(mk.Quadratics()) == {**everywhere, "scales": (1.0, 1.0), "spread": 1.0, "dtype": torch.float64}
+
+
 def test_normals_are_standard_and_independent_across_streams() -> None:
     z, other = (normals(0, "train", stream, 0, 5000, 4).ravel() for stream in ("a", "b"))
     assert abs(z.mean()) < 5 / math.sqrt(z.size)
     assert z.std() == pytest.approx(1, rel=0.03)
     assert abs((z * other).mean()) < 5 / math.sqrt(z.size)
+
+
+def test_normals_are_those_of_box_and_muller() -> None:
+    """Written out, so that no other transform of the same law passes: it would change every noisy task."""
+    u = uniforms(seed=2, split="test", stream="a", start=5, size=3, count=8)
+    for found, radius, angle in zip(normals(2, "test", "a", 5, 3, 4).T, u[:, :4].T, u[:, 4:].T, strict=True):
+        wanted = [
+            math.sqrt(-2 * math.log(1 - r)) * math.cos(2 * math.pi * a) for r, a in zip(radius, angle, strict=True)
+        ]
+        assert found.tolist() == pytest.approx(wanted, rel=1e-12)
 
 
 def test_quadratics_have_the_stated_hessian_and_weights() -> None:
