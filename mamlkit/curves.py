@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +15,6 @@ from mamlkit.objective import Objective
 from mamlkit.pure import Params, uses_batch_statistics
 from mamlkit.statistics import half_width
 from mamlkit.tasks import TaskBatch
-
-IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,10 @@ def follow(
                 for place in range(len(alone[0]))
             ]
     norm = objective.batch_norm if uses_batch_statistics(objective.model) else None
-    return {part: _curve(found[i :: len(parts)], getattr(tasks, part).y, norm) for i, part in enumerate(parts)}
+    left_out = ignored(objective.loss)
+    return {
+        part: _curve(found[i :: len(parts)], getattr(tasks, part).y, norm, left_out) for i, part in enumerate(parts)
+    }
 
 
 def joined(curves: Sequence[Curve]) -> Curve:
@@ -85,21 +87,27 @@ def joined(curves: Sequence[Curve]) -> Curve:
     return Curve(loss, torch.cat(accuracies) if accuracies else None, curves[0].batch_norm)
 
 
-def _curve(found: Sequence[tuple[Tensor, Tensor]], y: Tensor, norm: str | None) -> Curve:
-    rates = [rate for _, prediction in found if (rate := _accuracy(prediction, y)) is not None]
+def ignored(loss: Any) -> int:
+    """The label that a loss leaves out: that of a module, or that which a partial was given, else PyTorch's −100."""
+    return int(getattr(loss, "keywords", {}).get("ignore_index", getattr(loss, "ignore_index", -100)))
+
+
+def _curve(found: Sequence[tuple[Tensor, Tensor]], y: Tensor, norm: str | None, left_out: int) -> Curve:
+    rates = [rate for _, prediction in found if (rate := _accuracy(prediction, y, left_out)) is not None]
     loss = torch.stack([loss for loss, _ in found], 1)
     return Curve(loss, torch.stack(rates, 1) if rates else None, norm)
 
 
-def _accuracy(prediction: Tensor, y: Tensor) -> Tensor | None:
+def _accuracy(prediction: Tensor, y: Tensor, left_out: int) -> Tensor | None:
     """The share of labels y [tasks, points, ...] that the logits [tasks, points, classes, ...] get right: [tasks].
 
-    None where y holds no classes, or a task has no label that counts.
+    A label that is no class, as one that the loss ignores, does not count. None where y holds no classes, or a task has
+    no label that counts.
     """
     fitting = (*y.shape[:2], *prediction.shape[2:3], *y.shape[2:])
     if y.is_floating_point() or y.is_complex() or prediction.shape != fitting:
         return None
-    counted = y != IGNORED
+    counted = (y >= 0) & (y < prediction.shape[2]) & (y != left_out)
     right = ((prediction.argmax(2) == y) & counted).flatten(1).sum(1)
     total = counted.flatten(1).sum(1).to(prediction.dtype)
     return right / total if total.all() else None

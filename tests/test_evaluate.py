@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -284,21 +286,30 @@ def test_a_number_that_cannot_be_worked_out_is_refused(arguments: tuple[float, f
 class Sequences:
     """Labels for each place of a sequence: logits [points, classes, length], y [points, length]."""
 
-    def __init__(self, classes: int, length: int, ignored: int = 0) -> None:
-        self.classes, self.length, self.ignored = classes, length, ignored
+    def __init__(self, classes: int, length: int, ignored: int = 0, label: int = -100) -> None:
+        self.classes, self.length, self.ignored, self.label = classes, length, ignored, label
 
     def batch(self, start: int, size: int, split: str = "train") -> mk.TaskBatch:
         generator = torch.Generator().manual_seed(start)
         x = torch.randn(size, 6, self.length, generator=generator, dtype=torch.float64)
         y = torch.randint(self.classes, (size, 6, self.length), generator=generator)
-        y[:, :, : self.ignored] = -100
+        y[:, :, : self.ignored] = self.label
         return mk.TaskBatch(mk.Batch(x, y), mk.Batch(x + 0.1, y))
 
 
+IGNORING: dict[int, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    -100: functional.cross_entropy,
+    255: torch.nn.CrossEntropyLoss(ignore_index=255),
+    0: partial(functional.cross_entropy, ignore_index=0),
+    -1: lambda prediction, y: functional.cross_entropy(prediction, y, ignore_index=-1),
+}
+
+
 @pytest.mark.parametrize(("classes", "length", "ignored"), [(5, 5, 0), (3, 7, 0), (4, 6, 2)])
+@pytest.mark.parametrize("label", IGNORING)
 @pytest.mark.parametrize("route", ["loop", "vmap"])
 def test_accuracy_is_over_the_dimension_of_classes_and_leaves_ignored_labels_out(
-    classes: int, length: int, ignored: int, route: str
+    classes: int, length: int, ignored: int, label: int, route: str
 ) -> None:
     class Net(torch.nn.Module):
         def __init__(self) -> None:
@@ -309,7 +320,7 @@ def test_accuracy_is_over_the_dimension_of_classes_and_leaves_ignored_labels_out
             found: torch.Tensor = self.last(x).view(-1, classes, length)
             return found
 
-    objective, tasks = mk.Objective(Net(), functional.cross_entropy), Sequences(classes, length, ignored)
+    objective, tasks = mk.Objective(Net(), IGNORING[label]), Sequences(classes, length, ignored, label)
     theta = objective.theta()
     curve = mk.evaluate(objective, theta, tasks, alpha=0.5, steps=1, split="test", size=2, route=route)
     assert curve.accuracy is not None
@@ -318,7 +329,7 @@ def test_accuracy_is_over_the_dimension_of_classes_and_leaves_ignored_labels_out
         for step in (0, 1):
             adapted = mk.adapt(objective, theta, support, alpha=0.5, steps=step)
             guess = objective.predict(adapted, query.x).argmax(1)
-            counted = query.y != -100
+            counted = query.y != label
             wanted = (guess == query.y)[counted].double().mean().item()
             assert curve.accuracy[i, step].item() == pytest.approx(wanted, abs=1e-12)
 
