@@ -72,6 +72,24 @@ def test_step_sizes_to_be_learned_start_as_leaves_of_0_or_more(start: float | st
         next(mk.train(mine, SINUSOIDS, alpha=alpha, beta=0.01, iterations=1, progress=False))
 
 
+def test_a_rule_of_vmap_that_is_wrong_by_a_thousandth_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    call = mk.Objective.__call__  # what is mapped; the plain pass goes another way
+    monkeypatch.setattr(mk.Objective, "__call__", lambda *given: 1.001 * call(*given))
+    wrong = objective()
+    with pytest.raises(ValueError, match="vmap computes another loss of Sequential than its plain operations do"):
+        mk.meta_gradient(wrong, wrong.theta(), SINUSOIDS.batch(0, 2), alpha=0.1, route="vmap")
+
+
+@pytest.mark.parametrize("route", ["vmap", "loop"])
+def test_the_state_of_an_inner_rule_is_where_theta_is(route: str) -> None:
+    def step(theta: Params, gradient: Params, alpha: Any, state: Tensor) -> tuple[Params, Tensor]:
+        return theta, state
+
+    one, elsewhere = objective(), mk.InnerRule(init=lambda theta: torch.zeros(1, device="meta"), step=step)
+    with pytest.raises(ValueError, match="the state of the inner rule is on meta and theta on cpu"):
+        mk.meta_gradient(one, one.theta(), SINUSOIDS.batch(0, 2), alpha=0.1, route=route, rule=elsewhere)
+
+
 # Checkpoints
 
 
