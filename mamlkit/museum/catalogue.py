@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import linecache
 import math
+import textwrap
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,18 +25,26 @@ from mamlkit.tasks import Batch, TaskBatch
 class Exhibit(NamedTuple):
     """A bug that can be planted.
 
+    wing         the part of the museum: "gradient", "tasks", "exam", "derivatives", "nets" or "around"
     room         the right run, in which `right` stands once and makes room for `wrong`
     seen         where: threads in which it was met or asked about, or papers and code
     check        a run → what is wrong with it, in words; nothing, "", if it is right
     finding      what those words must hold (a regular expression), so that it is caught for what it is
     """
 
+    wing: str
     room: ModuleType
     right: str
     wrong: str
     seen: str
     check: Callable[[Any], str]
     finding: str
+
+    @property
+    def judge(self) -> str:
+        """What catches it, by name."""
+        name: str = getattr(self.check, "__name__", "the part")
+        return "mk.check" if name in ("the_gradient", "the part") else name.replace("_", " ")
 
 
 def plant(name: str) -> ModuleType:
@@ -67,8 +76,8 @@ def lines(name: str) -> tuple[str, str]:
     exhibit = CATALOGUE[name]
     source = inspect.getsource(exhibit.room)
     before, _, after = source.partition(exhibit.right)
-    start, end = before[before.rfind("\n") + 1 :].lstrip(), after[: after.find("\n")]
-    right, wrong = (f"{start}{part}{end}".strip() for part in (exhibit.right, exhibit.wrong))
+    start, end = before[before.rfind("\n") + 1 :], after.partition("\n")[0]
+    right, wrong = (textwrap.dedent(f"{start}{part}{end}").strip() for part in (exhibit.right, exhibit.wrong))
     return right, wrong
 
 
@@ -229,8 +238,8 @@ def the_split_is_the_same_in_any_order(run: Any) -> str:
 
 
 CATALOGUE: dict[str, Exhibit] = {
-    # The meta-gradient.
     "no create_graph": Exhibit(
+        "gradient",
         plain,
         "list(theta.values()), create_graph=create_graph)",
         "list(theta.values()))",
@@ -239,6 +248,7 @@ CATALOGUE: dict[str, Exhibit] = {
         "the gradient: it is first order",
     ),
     "parameters detached": Exhibit(
+        "gradient",
         plain,
         "theta_prime = {name: w - ALPHA * g[name] for name, w in theta_prime.items()}",
         "theta_prime = {name: (w - ALPHA * g[name]).detach().requires_grad_() for name, w in theta_prime.items()}",
@@ -247,6 +257,7 @@ CATALOGUE: dict[str, Exhibit] = {
         "the gradient: it is zero: the graph to θ is cut",
     ),
     "graph of the first step only": Exhibit(
+        "gradient",
         plain,
         "g = slope(theta_prime, support)",
         "g = slope(theta_prime, support, create_graph=theta_prime is theta)",
@@ -255,6 +266,7 @@ CATALOGUE: dict[str, Exhibit] = {
         "the gradient: it is off by .* neither first order",
     ),
     "slopes of the start at every step": Exhibit(
+        "gradient",
         plain,
         "g = slope(theta_prime, support)",
         "g = slope(theta, support)",
@@ -263,6 +275,7 @@ CATALOGUE: dict[str, Exhibit] = {
         "the gradient: it is off by .* look at the inner step",
     ),
     "judged on the support": Exhibit(
+        "gradient",
         plain,
         "losses.append(loss(theta_prime, query))",
         "losses.append(loss(theta_prime, support))",
@@ -271,6 +284,7 @@ CATALOGUE: dict[str, Exhibit] = {
         "the gradient: it is judged on the support",
     ),
     "outputs from before adapting": Exhibit(
+        "gradient",
         plain,
         "losses.append(loss(theta_prime, query))",
         "losses.append(loss(theta, query))",
@@ -279,6 +293,7 @@ CATALOGUE: dict[str, Exhibit] = {
         "the gradient: it is not adapted",
     ),
     "starts where the last task ended": Exhibit(
+        "gradient",
         plain,
         "theta_prime = adapt(theta, support)",
         "theta = theta_prime = adapt(theta, support)",
@@ -287,6 +302,7 @@ CATALOGUE: dict[str, Exhibit] = {
         "one task alone: each task by itself is right",
     ),
     "sum over tasks": Exhibit(
+        "gradient",
         plain,
         "value = torch.stack(losses).mean()",
         "value = torch.stack(losses).sum()",
@@ -295,6 +311,7 @@ CATALOGUE: dict[str, Exhibit] = {
         "the gradient: it is the sum over tasks",
     ),
     "sum over examples": Exhibit(
+        "gradient",
         plain,
         "return (prediction - y).square().mean()",
         "return (prediction - y).square().sum()",
@@ -303,6 +320,7 @@ CATALOGUE: dict[str, Exhibit] = {
         "the loss: it is a sum over examples",
     ),
     "x written in place": Exhibit(
+        "gradient",
         plain,
         "x = 0.8 * (x - 0.5)",
         "x = 0.8 * x.sub_(0.5)",
@@ -311,6 +329,7 @@ CATALOGUE: dict[str, Exhibit] = {
         "inputs: the model writes into its input",
     ),
     "labels without their last dimension": Exhibit(
+        "gradient",
         plain,
         "y = amplitude * torch.sin(x - phase)",
         "y = (amplitude * torch.sin(x - phase))[:, 0]",
@@ -318,8 +337,8 @@ CATALOGUE: dict[str, Exhibit] = {
         the_gradient,
         "one pass, watched: .*would be broadcast",
     ),
-    # The tasks.
     "support points in the query": Exhibit(
+        "tasks",
         plain,
         "support, query = slice(SHOTS), slice(SHOTS, None)",
         "support, query = slice(SHOTS), slice(QUERIES)",
@@ -328,6 +347,7 @@ CATALOGUE: dict[str, Exhibit] = {
         "share points between support and query",
     ),
     "even and odd points": Exhibit(
+        "tasks",
         plain,
         "support, query = slice(SHOTS), slice(SHOTS, None)",
         "support, query = slice(0, None, 2), slice(1, None, 2)",
@@ -336,6 +356,7 @@ CATALOGUE: dict[str, Exhibit] = {
         "support and query points were dealt for",
     ),
     "tasks from a pool": Exhibit(
+        "tasks",
         plain,
         "place = 1_000_000 * SPLITS.index(split) + index",
         "place = 1_000_000 * SPLITS.index(split) + index % 20",
@@ -344,6 +365,7 @@ CATALOGUE: dict[str, Exhibit] = {
         "200 training tasks hold 20 different ones",
     ),
     "test tasks are training tasks": Exhibit(
+        "tasks",
         plain,
         "place = 1_000_000 * SPLITS.index(split) + index",
         "place = index",
@@ -352,6 +374,7 @@ CATALOGUE: dict[str, Exhibit] = {
         "test tasks are training tasks",
     ),
     "phase as frequency": Exhibit(
+        "tasks",
         plain,
         "torch.sin(x - phase)",
         "torch.sin(phase * x)",
@@ -359,8 +382,8 @@ CATALOGUE: dict[str, Exhibit] = {
         every_task_is_a_sinusoid,
         "no sinusoid of frequency 1",
     ),
-    # The exam.
     "exam without adapting": Exhibit(
+        "exam",
         plain,
         "curve.append(loss(theta_prime, query).detach())",
         "curve.append(loss(theta, query).detach())",
@@ -369,6 +392,7 @@ CATALOGUE: dict[str, Exhibit] = {
         "the loss after a step is the loss before it",
     ),
     "test steps cut to those of training": Exhibit(
+        "exam",
         plain,
         "for _ in range(steps + 1):",
         "for _ in range(min(steps, STEPS) + 1):",
@@ -377,6 +401,7 @@ CATALOGUE: dict[str, Exhibit] = {
         "2 inner steps were examined for 8",
     ),
     "exam keeps the graph": Exhibit(
+        "exam",
         plain,
         "curve.append(loss(theta_prime, query).detach())",
         "curve.append(loss(theta_prime, query))",
@@ -385,14 +410,16 @@ CATALOGUE: dict[str, Exhibit] = {
         "carry their graphs",
     ),
     "chosen on the test tasks": Exhibit(
+        "exam",
         plain,
-        'examine(theta, "validation", 20, seed=seed)',
-        'examine(theta, "test", 20, seed=seed)',
+        'examine(theta, "validation", 20, STEPS, seed)',
+        'examine(theta, "test", 20, STEPS, seed)',
         "public code",
         training_never_asks_for_the_test_split,
         "training asks for the test split",
     ),
     "interval without the root of n": Exhibit(
+        "exam",
         plain,
         "half = 1.96 * last.std() / len(last) ** 0.5",
         "half = 1.96 * last.std()",
@@ -401,6 +428,7 @@ CATALOGUE: dict[str, Exhibit] = {
         "cover too much",
     ),
     "interval over all examples": Exhibit(
+        "exam",
         plain,
         "half = 1.96 * last.std() / len(last) ** 0.5",
         "half = 1.96 * last.std() / (QUERIES * len(last)) ** 0.5",
@@ -408,8 +436,8 @@ CATALOGUE: dict[str, Exhibit] = {
         intervals_cover_what_they_claim_to,
         "cover too little",
     ),
-    # Parts: derivatives of PyTorch's that are wrong.
     "batch norm under vmap": Exhibit(
+        "derivatives",
         parts,
         "return self.gain * standard(h, 0) + self.bias",
         "return F.batch_norm(h, None, None, self.gain, self.bias, training=True)",
@@ -418,6 +446,7 @@ CATALOGUE: dict[str, Exhibit] = {
         "the gradient: it is off by",
     ),
     "layer norm under vmap": Exhibit(
+        "derivatives",
         parts,
         "return self.gain * standard(h, 1) + self.bias",
         "return torch.layer_norm(h, (6,), self.gain, self.bias)",
@@ -426,6 +455,7 @@ CATALOGUE: dict[str, Exhibit] = {
         "the gradient: it is off by",
     ),
     "TorchScript under nested grad": Exhibit(
+        "derivatives",
         parts,
         "function = staticmethod(product)",
         "function = staticmethod(torch.jit.script(product))",
@@ -434,6 +464,7 @@ CATALOGUE: dict[str, Exhibit] = {
         "the gradient: it is off by",
     ),
     "weight norm": Exhibit(
+        "derivatives",
         parts,
         "weight: Tensor = self.v * (self.g / self.v.norm(dim=1, keepdim=True))",
         "weight = torch._weight_norm(self.v, self.g)",
@@ -442,6 +473,7 @@ CATALOGUE: dict[str, Exhibit] = {
         "the gradient: it is off by",
     ),
     "a norm with a bias alone": Exhibit(
+        "derivatives",
         parts,
         "x = F.layer_norm(x, (4,)) + self.bias",
         "x = F.layer_norm(x, (4,), bias=self.bias)",
@@ -450,6 +482,7 @@ CATALOGUE: dict[str, Exhibit] = {
         "the gradient: it is off by",
     ),
     "once_differentiable": Exhibit(
+        "derivatives",
         parts,
         "    def backward(ctx: Any, slope: Tensor) -> Tensor:",
         "    @once_differentiable\n    def backward(ctx: Any, slope: Tensor) -> Tensor:",
@@ -457,8 +490,8 @@ CATALOGUE: dict[str, Exhibit] = {
         ThePart("Cubed", "by_loop"),
         "one pass, watched: .*marked once_differentiable",
     ),
-    # Parts: what a net holds.
     "second name left behind": Exhibit(
+        "nets",
         parts,
         "value = F.mse_loss(functional_call(net, theta, (x,)), y)",
         "value = F.mse_loss(functional_call(net, theta, (x,), tie_weights=False), y)",
@@ -467,6 +500,7 @@ CATALOGUE: dict[str, Exhibit] = {
         "the gradient: it is off by",
     ),
     "padding row under vmap": Exhibit(
+        "nets",
         parts,
         "h = torch.where((words == 0)[:, None], rows.detach(), rows)",
         "h = F.embedding(words, self.table, padding_idx=0)",
@@ -475,6 +509,7 @@ CATALOGUE: dict[str, Exhibit] = {
         "the gradient: it is off by",
     ),
     "dropout inside a layer": Exhibit(
+        "nets",
         parts,
         "nn.LSTM(6, 6, num_layers=2, dropout=0.0)",
         "nn.LSTM(6, 6, num_layers=2, dropout=0.5)",
@@ -483,6 +518,7 @@ CATALOGUE: dict[str, Exhibit] = {
         "one pass, watched: .*draws random numbers",
     ),
     "batch norm answers all queries at once": Exhibit(
+        "nets",
         parts,
         "return F.layer_norm(h, (6,))\n",
         "return F.batch_norm(h, None, None, training=True)\n",
@@ -491,6 +527,7 @@ CATALOGUE: dict[str, Exhibit] = {
         "queries together: .*transductive",
     ),
     "batch norm remembers other tasks": Exhibit(
+        "nets",
         parts,
         "nn.BatchNorm1d(6, track_running_stats=False)",
         "nn.BatchNorm1d(6)",
@@ -498,8 +535,8 @@ CATALOGUE: dict[str, Exhibit] = {
         ThePart("Stored", "by_loop"),
         "running statistics: norm would mix the statistics of all tasks",
     ),
-    # Parts: around the gradient.
     "implicit MAML as published": Exhibit(
+        "around",
         parts,
         "return v + hessian @ v / strength",
         "return (1 + 1.0) * v + hessian @ v / (strength + 10.0)",
@@ -508,6 +545,7 @@ CATALOGUE: dict[str, Exhibit] = {
         "away from the closed form",
     ),
     "accuracy along the wrong dimension": Exhibit(
+        "around",
         parts,
         "chosen = logits.argmax(1)",
         "chosen = logits.argmax(-1)",
@@ -516,6 +554,7 @@ CATALOGUE: dict[str, Exhibit] = {
         "are given an accuracy of",
     ),
     "support and query number their classes apart": Exhibit(
+        "around",
         parts,
         "query = {name: support[name] for name in sorted(classes)}",
         "query = {name: label for label, name in enumerate(sorted(classes))}",
@@ -524,6 +563,7 @@ CATALOGUE: dict[str, Exhibit] = {
         "a class has two labels",
     ),
     "split in the order of a listing": Exhibit(
+        "around",
         parts,
         "names = sorted(listing)",
         "names = list(listing)",

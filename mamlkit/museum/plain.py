@@ -101,12 +101,12 @@ def train(theta: Theta, iterations: int, seed: int = 0) -> Theta:
             w.grad = gradient[name]
         optimizer.step()
         if (iteration + 1) % PERIOD == 0:
-            watched = examine(theta, "validation", 20, seed=seed)[:, STEPS].mean().item()
+            watched = examine(theta, "validation", 20, STEPS, seed)[:, -1].mean().item()
             kept.append((watched, {name: w.clone() for name, w in theta.items()}))
     return min(kept, key=lambda pair: pair[0])[1]
 
 
-def examine(theta: Theta, split: str = "test", size: int = 100, steps: int = 5, seed: int = 0) -> Tensor:
+def examine(theta: Theta, split: str = "test", size: int = 40, steps: int = 5, seed: int = 0) -> Tensor:
     """Query loss of each task after 0, 1, … steps: [size, steps + 1]."""
     curves = []
     for support, query in draw(0, size, split, seed):
