@@ -93,7 +93,7 @@ def _errors(ax: Axes, tolerance: float) -> None:
     """An axis of errors from none to many times the size, with the check's tolerance."""
     ax.set_xscale("symlog", linthresh=LEAST, linscale=0.5)
     ax.set_xlim(-LEAST / 2, 2 * MOST)
-    ticks(ax.xaxis, (0, 1e-4, 1e-2, 1, 100))
+    ticks(ax.xaxis, (0, 1e-4, 1e-2, 1, 100), lambda size: "$10^{-4}$" if size == 1e-4 else f"{size:g}")
     ax.axvline(0, **LEVEL)
     ax.axvline(tolerance, color=QUERY.color, linewidth=1)
     label(ax, "tolerance", tolerance, ax.get_ylim()[1], dx=3, dy=-7, **{**NOTE, "color": QUERY.color})
