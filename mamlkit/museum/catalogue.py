@@ -486,7 +486,7 @@ CATALOGUE: dict[str, Exhibit] = {
         parts,
         "    def backward(ctx: Any, slope: Tensor) -> Tensor:",
         "    @once_differentiable\n    def backward(ctx: Any, slope: Tensor) -> Tensor:",
-        "PyTorch's materialize_grads and allow_unused",
+        "PyTorch, with materialize_grads or allow_unused",
         ThePart("Cubed", "by_loop"),
         "one pass, watched: .*marked once_differentiable",
     ),
