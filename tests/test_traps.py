@@ -415,6 +415,13 @@ def test_the_exhibit_is_caught_for_what_it_is(name: str) -> None:
         assert not (found := museum.found(name)), found
 
 
+@pytest.mark.parametrize("name", museum.CATALOGUE)
+def test_an_exhibit_shows_whole_lines_of_its_runs(name: str) -> None:
+    right, wrong = museum.lines(name)
+    assert right != wrong
+    assert right in [line.strip() for line in inspect.getsource(museum.CATALOGUE[name].room).splitlines()]
+
+
 def test_planting_a_bug_leaves_the_right_run_as_it_was() -> None:
     run = museum.plant("sum over tasks")
     theta, tasks = museum.plain.start(), museum.plain.draw(0, 3)
