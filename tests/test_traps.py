@@ -1,6 +1,7 @@
-"""Bugs seen in public MAML code. Each is planted here, and a check that the kit passes must catch it.
+"""Bugs seen in public MAML code. Each is planted, and a check that a right run passes must catch it.
 
-A check takes nothing and raises AssertionError when the kit is wrong; a bug is a patch of the kit.
+First in the kit: a check takes nothing and raises AssertionError when the kit is wrong; a bug is a patch of the kit.
+Then in the museum's plain runs, by name, as notebook 11 does.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 import mamlkit as mk
-from mamlkit import curves, inner, meta, pure
+from mamlkit import curves, inner, meta, museum, pure
 from mamlkit import tasks as drawing
 from mamlkit.objective import Objective
 from mamlkit.pure import Params
@@ -397,3 +398,38 @@ def test_the_planted_bug_is_caught(
     plant(monkeypatch)
     with pytest.raises(AssertionError):
         check()
+
+
+# --- the museum's
+
+
+@pytest.mark.parametrize("name", museum.CATALOGUE)
+def test_the_museums_right_run_passes_the_check(name: str) -> None:
+    exhibit = museum.CATALOGUE[name]
+    assert exhibit.check(exhibit.room) == ""
+
+
+@pytest.mark.parametrize("name", museum.CATALOGUE)
+def test_the_exhibit_is_caught_for_what_it_is(name: str) -> None:
+    with pytest.raises(AssertionError, match=museum.CATALOGUE[name].finding):
+        assert not (found := museum.found(name)), found
+
+
+@pytest.mark.parametrize("name", museum.CATALOGUE)
+def test_an_exhibit_shows_whole_lines_of_its_runs(name: str) -> None:
+    right, wrong = museum.lines(name)
+    assert right != wrong
+    assert right in [line.strip() for line in inspect.getsource(museum.CATALOGUE[name].room).splitlines()]
+
+
+def test_planting_a_bug_leaves_the_right_run_as_it_was() -> None:
+    run = museum.plant("sum over tasks")
+    theta, tasks = museum.plain.start(), museum.plain.draw(0, 3)
+    (right, _), (wrong, _) = (part.meta_gradient(theta, tasks) for part in (museum.plain, run))
+    assert torch.allclose(wrong, 3 * right)
+
+
+def test_a_right_line_that_is_gone_is_said() -> None:
+    exhibit = museum.CATALOGUE["sum over tasks"]._replace(right="value = 3")
+    with pytest.raises(ValueError, match=r"'value = 3' stands 0 times in mamlkit\.museum\.plain"):
+        museum.planted(exhibit, "x")

@@ -26,6 +26,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "which_data_judges": ["function_moves", "gains", "outer_loss_by_judge", "reported_against_examined"],
         "stress": ["Condition", "conditions", "curvature_of_starts", "errors_by_width", "stress_map", "training_map"],
         "images": ["accuracy_curves", "episodes", "layers_moved", "norm_dial", "paired_accuracy"],
+        "bug_museum": ["Damage", "damage", "wrong_derivatives"],
         "across_seeds": ["claims_by_seed", "coverage", "effects", "numbers_needed", "paired_seeds", "two_intervals"],
     },
 )
