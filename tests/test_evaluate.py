@@ -152,6 +152,23 @@ def test_bad_settings_are_refused(bad: dict[str, object], words: str) -> None:
         mk.evaluate(objective, theta, TASKS, **settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("route", ["loop", "vmap"])
+def test_a_model_that_remembers_is_refused_before_it_is_examined(route: str) -> None:
+    class Remembering(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last, self.calls = mk.models.mlp(1, 1, hidden=(), dtype=torch.float64), 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            found: torch.Tensor = self.last(x) + self.calls
+            return found
+
+    objective = mk.Objective(Remembering(), mse)
+    with pytest.raises(ValueError, match="predicts differently in two equal passes"):
+        mk.evaluate(objective, objective.theta(), TASKS, alpha=0.1, steps=1, split="test", size=2, route=route)
+
+
 def test_nan_in_the_data_is_refused_and_a_divergence_is_reported_as_it_is() -> None:
     objective, theta, _ = sinusoid_problem()
 
