@@ -79,5 +79,5 @@ def show(figure: Figure, alt: str) -> None:
 def _small(picture: io.BytesIO) -> bytes:
     """The picture with 256 colours, which a figure hardly exceeds: a notebook is committed with its pictures."""
     small = io.BytesIO()  # Pillow leaves out the version of matplotlib, with which the bytes would change
-    Image.open(picture).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+    Image.open(picture).convert("RGB").quantize(256).save(small, "png", optimize=True)
     return small.getvalue()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -152,6 +153,59 @@ def test_bad_settings_are_refused(bad: dict[str, object], words: str) -> None:
     settings = {"alpha": 0.1, "steps": 1, "split": "test", "size": 4} | bad
     with pytest.raises(ValueError, match=words):
         mk.evaluate(objective, theta, TASKS, **settings)  # type: ignore[arg-type]
+
+
+def test_tasks_from_any_start_are_those_of_a_longer_exam() -> None:
+    objective, theta, _ = sinusoid_problem()
+    settings: dict[str, Any] = {"alpha": 0.05, "steps": 2, "split": "validation"}
+    whole = mk.evaluate(objective, theta, TASKS, size=12, **settings).loss
+    for chunk in (3, 200):
+        later = mk.evaluate(objective, theta, TASKS, size=7, start=5, chunk=chunk, **settings).loss
+        assert torch.allclose(later, whole[5:], rtol=1e-12)
+
+
+def test_a_task_that_diverged_shows_in_the_mean_and_its_interval() -> None:
+    curve = mk.Curve(torch.tensor([[1.0, math.inf, math.nan], [1.0, 2.0, 3.0]]))
+    assert curve.mean().tolist() == pytest.approx([1.0, math.inf, math.nan], nan_ok=True)
+    assert curve.half_width().isfinite().tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("route", ["loop", "vmap"])
+@pytest.mark.parametrize("statistics", ["transductive", "inductive"])
+def test_each_mode_of_batch_norm_judges_the_query_by_its_own_statistics(
+    statistics: Literal["transductive", "inductive"], route: str
+) -> None:
+    parts = [mk.models.mlp(1, 4, hidden=()), torch.nn.BatchNorm1d(4, eps=0.1), mk.models.mlp(4, 1, hidden=(), seed=1)]
+    objective = mk.Objective(torch.nn.Sequential(*parts).double(), mse, batch_norm=statistics)
+    theta = objective.theta()
+    curve = mk.evaluate(objective, theta, TASKS, alpha=0.05, steps=2, split="test", size=3, route=route)
+    assert curve.batch_norm == statistics
+    for i in range(3):
+        support, query = TASKS.batch(i, 1, "test").task(0)
+        others = query.x if statistics == "transductive" else support.x
+        for step in range(3):
+            weight, bias, scale, shift, last, end = mk.adapt(objective, theta, support, alpha=0.05, steps=step).values()
+            h, judges = query.x @ weight.T + bias, others @ weight.T + bias
+            normal = (h - judges.mean(0)) / (judges.var(0, correction=0) + 0.1).sqrt()
+            wanted = mse((normal * scale + shift) @ last.T + end, query.y).item()
+            assert curve.loss[i, step].item() == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.mark.parametrize("route", ["loop", "vmap"])
+def test_a_model_that_remembers_is_refused_before_it_is_examined(route: str) -> None:
+    class Remembering(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last, self.calls = mk.models.mlp(1, 1, hidden=(), dtype=torch.float64), 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            found: torch.Tensor = self.last(x) + self.calls
+            return found
+
+    objective = mk.Objective(Remembering(), mse)
+    with pytest.raises(ValueError, match="predicts differently in two equal passes"):
+        mk.evaluate(objective, objective.theta(), TASKS, alpha=0.1, steps=1, split="test", size=2, route=route)
 
 
 def test_nan_in_the_data_is_refused_and_a_divergence_is_reported_as_it_is() -> None:

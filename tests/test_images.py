@@ -284,6 +284,19 @@ def test_glyphs_holds_what_its_card_says(glyphs: Glyphs, builder: ModuleType) ->
     assert ink.max() < 784 / 2, "nor a blot"
 
 
+def test_a_class_of_glyphs_is_what_its_rows_of_the_file_say(glyphs: Glyphs) -> None:
+    with np.load(glyphs_file()) as file:
+        bits, codepoints, alphabets, split = (file[name] for name in ("bits", "codepoints", "alphabets", "split"))
+    each = codepoints.shape[1]
+    for one in (0, 21, 500, 999):
+        assert glyphs.drawings.characters[one] == chr(codepoints[one // each, one % each])
+        assert glyphs.drawings.alphabets[one] == alphabets[one // each]
+        assert [name for name in SPLITS if one in glyphs.classes[name]] == [SPLITS[split[one // each]]]
+        for drawing, image in enumerate(glyphs.drawings.pixels[one]):
+            ink = "".join(f"{byte:08b}" for byte in bits[20 * one + drawing].tolist())
+            assert image.ravel().tolist() == [255 * int(bit) for bit in ink], "eight pixels a byte, row by row"
+
+
 def test_a_set_with_one_bit_changed_is_refused(tmp_path: Path) -> None:
     with np.load(glyphs_file()) as file:
         arrays = dict(file)

@@ -15,6 +15,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -189,6 +190,18 @@ def test_a_figure_is_a_png_of_256_colours_that_cannot_be_packed_tighter_whatever
     assert len(set(picture.tobytes())) == 256
     picture.save(again, "png", optimize=True)
     assert len(again.getvalue()) >= len(data)
+
+
+def test_whatever_canvas_a_figure_has_the_same_pixels_are_drawn(displayed: list[Any]) -> None:
+    class Other(FigureCanvasBase):
+        def print_png(self, *_: object, **__: object) -> None:
+            raise AssertionError("another backend would draw other pixels")
+
+    figures = drawing(), drawing()
+    Other(figures[1])
+    for figure in figures:
+        mk.show(figure, "A line falls.")
+    assert displayed[0] == displayed[1]
 
 
 @pytest.mark.parametrize("holds", [True, False])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from oracles import (
@@ -15,7 +17,7 @@ from oracles import (
     relative_error,
     sinusoid_problem,
 )
-from torch import nn
+from torch import Tensor, nn
 
 import mamlkit as mk
 
@@ -108,6 +110,38 @@ def test_losses_are_those_of_adapt(route: str) -> None:
         theta_prime = mk.adapt(objective, theta, support, alpha=0.1, steps=2)
         assert result.loss[i].item() == pytest.approx(objective(theta_prime, *query).item(), abs=1e-14)
         assert result.loss_before[i].item() == pytest.approx(objective(theta, *query).item(), abs=1e-14)
+
+
+@pytest.mark.parametrize("statistics", ["transductive", "inductive"])
+@pytest.mark.parametrize("route", ROUTES)
+def test_losses_and_gradient_of_thirty_tasks_are_those_of_plain_pytorch_in_both_modes_of_batch_norm(
+    route: str, statistics: Literal["transductive", "inductive"]
+) -> None:
+    parts = [mk.models.mlp(1, 4, hidden=()), nn.BatchNorm1d(4, eps=0.1), mk.models.mlp(4, 1, hidden=(), seed=1)]
+    objective = mk.Objective(nn.Sequential(*parts).double(), mse, batch_norm=statistics)
+    batch = mk.Sinusoids(shots=4, queries=5, dtype=torch.float64).batch(0, 30)
+    found = mk.meta_gradient(objective, objective.theta(), batch, alpha=0.05, steps=2, route=route)
+
+    def loss(theta: list[Tensor], x: Tensor, y: Tensor, others: Tensor) -> Tensor:
+        weight, bias, scale, shift, last, constant = theta
+        h, judges = x @ weight.T + bias, others @ weight.T + bias
+        normal = (h - judges.mean(0)) / (judges.var(0, correction=0) + 0.1).sqrt()
+        return ((normal * scale + shift) @ last.T + constant - y).square().mean()
+
+    theta = [weight.requires_grad_() for weight in objective.theta().values()]
+    losses = []
+    for i, (support, query) in enumerate(map(batch.task, range(30))):
+        others = query.x if statistics == "transductive" else support.x
+        assert found.loss_before[i].item() == pytest.approx(loss(theta, *query, others).item(), rel=1e-12)
+        adapted = theta
+        for _ in range(2):
+            slopes = torch.autograd.grad(loss(adapted, *support, support.x), adapted, create_graph=True)
+            adapted = [weight - 0.05 * slope for weight, slope in zip(adapted, slopes, strict=True)]
+        losses.append(loss(adapted, *query, others))
+    assert torch.allclose(found.loss, torch.stack(losses), rtol=1e-12, atol=0)
+    wanted = torch.autograd.grad(torch.stack(losses).mean(), theta)
+    for slope, name in zip(wanted, found.grad, strict=True):
+        assert torch.allclose(found.grad[name], slope, rtol=1e-9, atol=1e-12), name
 
 
 def test_results_carry_no_graph_and_theta_is_left_alone() -> None:

@@ -164,6 +164,22 @@ def test_conv4_has_the_stated_shapes_and_draws_from_its_seed(norm: str, downsamp
     assert convolutions[1].weight.abs().max() <= 1 / math.sqrt(9 * 8)
 
 
+@pytest.mark.parametrize(("norm", "groups"), [("batch", 0), ("layer", 1), ("group", 4), ("instance", 8)])
+def test_each_norm_of_conv4_is_that_of_its_name_written_out(norm: str, groups: int) -> None:
+    """Mean and variance over all examples and pixels of a channel, or over each example's groups of channels."""
+    model = mk.models.conv4(3, filters=8, norm=norm, dtype=torch.float64)
+    x = torch.randn(5, 1, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for block in list(model)[:4]:
+        assert isinstance(block, nn.Sequential)
+        h = block[0](x)
+        apart = h.unflatten(1, (groups, -1)) if groups else h
+        over = (2, 3, 4) if groups else (0, 2, 3)
+        normal = (apart - apart.mean(over, True)) / (apart.var(over, correction=0, keepdim=True) + 1e-5).sqrt()
+        scale, shift = (parameter.view(-1, 1, 1) for parameter in block[1].parameters())
+        assert torch.allclose(block[1](h), normal.view_as(h) * scale + shift, atol=1e-12)
+        x = block(x)
+
+
 @pytest.mark.parametrize(
     ("bad", "words"),
     [

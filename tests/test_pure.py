@@ -19,22 +19,27 @@ def _module(norm: nn.Module) -> nn.Sequential:
     with torch.no_grad():
         for i, parameter in enumerate(norm.parameters()):
             parameter.copy_(torch.linspace(0.5, 1.5 + i, parameter.numel(), dtype=torch.float64).view(parameter.shape))
+        for name, buffer in norm.named_buffers():
+            if buffer.ndim:  # statistics far from 0 and 1, so that none can stand for another
+                ends = (-1.0, 2.0) if name == "running_mean" else (0.3, 4.0)
+                buffer.copy_(torch.linspace(*ends, buffer.numel(), dtype=torch.float64))
     return nn.Sequential(norm)
 
 
 NORMS_1D: list[nn.Module] = [
     nn.BatchNorm1d(6),
+    nn.BatchNorm1d(6, eps=0.5),
     nn.BatchNorm1d(6, track_running_stats=False, affine=False),
-    nn.LayerNorm(6),
+    nn.LayerNorm(6, eps=0.5),
     nn.LayerNorm(6, bias=False),
     nn.GroupNorm(3, 6),
     nn.RMSNorm(6),
 ]
 NORMS_2D: list[nn.Module] = [
     nn.BatchNorm2d(6),
-    nn.InstanceNorm2d(6),
+    nn.InstanceNorm2d(6, eps=0.5),
     nn.InstanceNorm2d(6, affine=True, track_running_stats=True),
-    nn.GroupNorm(2, 6),
+    nn.GroupNorm(2, 6, eps=0.5),
     nn.LayerNorm([6, 3, 3]),
 ]
 CASES = [(norm, (5, 6)) for norm in NORMS_1D] + [(norm, (5, 6, 3, 3)) for norm in NORMS_2D]

@@ -19,6 +19,7 @@ from oracles import flat, mse
 
 import mamlkit as mk
 from mamlkit import checkpoint as store
+from mamlkit.inner import GRADIENT_DESCENT
 
 TASKS = mk.Sinusoids(shots=4, queries=4, dtype=torch.float64)
 
@@ -219,6 +220,36 @@ def test_a_checkpoint_of_another_run_is_refused_with_what_differs(tmp_path: Path
     wide = mk.Objective(mk.models.mlp(1, 1, hidden=(7,), dtype=torch.float64), mse)
     with pytest.raises(ValueError, match=r"another run: its parameters are.*\(6, 1\).*\(7, 1\)"):
         list(training(wide, 4, checkpoint=file))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"steps": 2}, r"steps=1.*steps=2"),
+        ({"order": 1}, r"order=2.*order=1"),
+        ({"beta": 0.02}, r"beta=0\.01.*beta=0\.02"),
+        ({"tasks_per_iteration": 4}, r"tasks_per_iteration=3.*tasks_per_iteration=4"),
+        ({"rule": GRADIENT_DESCENT._replace(init=lambda theta: ())}, "its inner rule is"),
+        ({"outer": lambda *args, **kwargs: mk.meta_gradient(*args, **kwargs)}, "its outer gradient is"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
+)
+def test_a_checkpoint_of_a_run_with_one_other_setting_is_refused(
+    tmp_path: Path, changed: dict[str, object], words: str
+) -> None:
+    file = saved(tmp_path)
+    with pytest.raises(ValueError, match=f"another run: {words}" if words.startswith("its") else words):
+        list(training(objective(), 4, TASKS, checkpoint=file, **changed))
+    assert [record.iteration for record in training(objective(), 3, checkpoint=file)] == [2]
+
+
+def test_frozen_parameters_are_not_trained() -> None:
+    target = objective()
+    frozen = target.model.get_parameter("0.weight").requires_grad_(False)
+    kept, learned = frozen.clone(), target.theta()
+    list(training(target, 3))
+    assert torch.equal(frozen, kept)
+    assert not any(torch.equal(weight, learned[name]) for name, weight in target.theta().items())
 
 
 def test_a_failed_write_leaves_the_old_checkpoint_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
