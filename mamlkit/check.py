@@ -239,15 +239,16 @@ class _Examination:
 
         leaves = {name: weight.detach().requires_grad_() for name, weight in self.theta.items()}
         with torch.enable_grad(), _holding(self.model, leaves), watch.Cuts() as cuts:
-            written = ", ".join(sorted(watch.written_by_hand(self.model(support.x.clone()))))
-        cut = cuts.found and not written  # who writes a backward pass may detach in it
+            loss = self.objective.loss(self.model(support.x.clone()), support.y.clone())
+        written = ", ".join(sorted(watch.written_by_hand(loss)))
+        self.cuts = cuts.found and not written  # who writes a backward pass may detach in it
         blamed = f"the backward pass of {written or 'one of its functions'}"
         error = self.differs(value, slope, [slope])
-        yield self.whole("first derivative of the loss", error, cut, f"{blamed} is wrong")
+        yield self.whole("first derivative of the loss", error, f"{blamed} is wrong")
         turned = self.curved(support, direction)
-        error = 0.0 if self.cuts else self.differs(change, turned, [turned])
+        error = self.differs(change, turned, [turned])
         hint = f"{blamed} cannot itself be differentiated rightly; use order=1, or write it of other operations"
-        yield self.whole("second derivative of the loss", error, cut, hint)
+        yield self.whole("second derivative of the loss", error, hint)
 
         used = {name for task in range(self.batch.size) for name in self.touched(task)}
         if idle := sorted(self.theta.keys() - used):
@@ -422,15 +423,15 @@ class _Examination:
         return Finding(subject, "wrong", f"differs by {error:.1e} of its size: {hint}")
 
     def apart(self, found: Params, second: Params, difference: Params) -> float:
-        """How far a meta-gradient is from finite differences of F; where these see more than a derivative should,
-        from PyTorch's derivative of a derivative."""
-        return _relative(found, second) if self.cuts else self.differs(self.value, found, [second, difference])
+        """How far a meta-gradient is from finite differences of F; where these may see more than a derivative should,
+        from PyTorch's derivative of a derivative, if that is nearer."""
+        error = self.differs(self.value, found, [second, difference])
+        return min(error, _relative(found, second)) if self.cuts else error
 
-    def whole(self, subject: str, error: float, cut: bool, hint: str) -> Finding:
+    def whole(self, subject: str, error: float, hint: str) -> Finding:
         """`compared`, where a model may mean to leave out a part of its derivative."""
-        if error <= self.tolerance or not cut:
+        if error <= self.tolerance or not self.cuts:
             return self.compared(subject, error, hint)
-        self.cuts = True
         return Finding(
             subject,
             "note",

@@ -55,6 +55,16 @@ def test_no_false_alarm_over_twenty_seeds() -> None:
         assert report.ok, f"seed {seed}: {report}"
 
 
+@pytest.mark.parametrize("name", ["padding_idx", "batch norm", "a part without gradient"])
+def test_no_false_alarm_over_twenty_draws_of_a_model(name: str) -> None:
+    for seed in range(20):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model, batch = RIGHT[name]().double(), data(tasks=2, seed=seed)
+        report = mk.check(mk.Objective(model, F.mse_loss), batch, alpha=ALPHA, seed=seed)
+        assert report.ok, f"seed {seed}: {report}"
+
+
 @pytest.mark.parametrize("norm", ["batch", "layer", "group", "instance", "none"])
 @pytest.mark.parametrize("batch_norm", ["transductive", "inductive"])
 def test_conv4_with_every_norm_passes(norm: str, batch_norm: str) -> None:

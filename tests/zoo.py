@@ -402,8 +402,8 @@ def made(build: Callable[[], nn.Module]) -> nn.Module:
         return build().double()
 
 
-def data(tasks: int = 3) -> mk.TaskBatch:
-    generator = torch.Generator().manual_seed(1)
+def data(tasks: int = 3, seed: int = 1) -> mk.TaskBatch:
+    generator = torch.Generator().manual_seed(seed)
 
     def part() -> mk.Batch:
         x = torch.rand(tasks, 6, 4, dtype=torch.float64, generator=generator)
