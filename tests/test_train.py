@@ -213,6 +213,12 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
+def test_a_checkpoint_that_holds_no_training_state_is_refused(tmp_path: Path) -> None:
+    store.save(tmp_path / "run.checkpoint", [1, 2])  # type: ignore[arg-type]
+    with pytest.raises(mk.CheckpointError, match="holds a list where a training state is wanted"):
+        list(training(objective(), 4, checkpoint=tmp_path / "run.checkpoint"))
+
+
 def test_a_checkpoint_of_another_run_is_refused_with_what_differs(tmp_path: Path) -> None:
     file = saved(tmp_path)
     with pytest.raises(ValueError, match=r"another run: its settings are alpha=0\.01.*this run's are alpha=0\.02"):
