@@ -209,7 +209,7 @@ def _with_weight(function: Callable[..., Any], place: int) -> Callable[..., Any]
     """A norm whose bias, at `place` + 1, never stands without a weight: PyTorch then leaves a second derivative out."""
 
     def norm(*args: Any, **kwargs: Any) -> Any:
-        given = dict(zip(("weight", "bias"), args[place : place + 2], strict=False)) | kwargs
+        given = dict(zip(("weight", "bias"), args[place:], strict=False)) | kwargs
         if given.get("weight") is None and (bias := given.get("bias")) is not None:
             weight = torch.ones_like(bias)
             if len(args) > place:

@@ -194,6 +194,26 @@ def test_a_bad_conv4_is_refused(bad: dict[str, object], words: str) -> None:
         mk.models.conv4(5, **bad)  # type: ignore[arg-type]
 
 
+def test_convolutions_follow_pytorchs_law() -> None:
+    """Uniform in ±1/√(inputs of an output), of which a 3 × 3 convolution has nine a channel."""
+    model = mk.models.conv4(5, filters=64, channels=2, dtype=torch.float64)
+    for convolution, fan_in in zip(
+        [m for m in model.modules() if isinstance(m, nn.Conv2d)], (2, 64, 64, 64), strict=True
+    ):
+        drawn, bound = flat(dict(convolution.named_parameters())), 1 / math.sqrt(9 * fan_in)
+        assert 0.99 * bound < drawn.abs().max() <= bound
+        assert abs(drawn.mean()) < 5 * bound / math.sqrt(3 * len(drawn))
+        # Five standard errors of a uniform law's variance, whose fourth moment is 9/5 of its square.
+        assert drawn.var().item() == pytest.approx(bound**2 / 3, rel=5 * math.sqrt(0.8 / len(drawn)))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_models_live_on_the_cpu_whatever_the_default_device(norm: str) -> None:
+    with torch.device("meta"):
+        models = [mk.models.conv4(3, filters=4, norm=norm), mk.models.mlp(2, 2)]
+    assert {parameter.device.type for model in models for parameter in model.parameters()} == {"cpu"}
+
+
 def test_mlp_has_the_papers_shape_and_pytorchs_law() -> None:
     model = mk.models.mlp(1, 1)
     assert [tuple(p.shape) for p in model.parameters()] == [(40, 1), (40,), (40, 40), (40,), (1, 40), (1,)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import pytest
@@ -125,6 +126,27 @@ def test_randomness_of_any_layer_is_refused_and_the_generator_left_as_it_was(mod
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_randomness_of_an_accelerator_alone_is_refused_and_its_generator_put_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Accelerator:
+        state = torch.zeros(2, dtype=torch.uint8)
+
+        def get_rng_state(self, device: torch.device) -> Tensor:
+            return self.state.clone()
+
+        def set_rng_state(self, state: Tensor, device: torch.device) -> None:
+            self.state = state
+
+    there = Accelerator()
+    monkeypatch.setattr(torch, "meta", there, raising=False)
+    with pure.no_randomness(nn.Linear(1, 1), torch.device("meta")):
+        pass
+    with pytest.raises(ValueError, match="draws random"), pure.no_randomness(nn.Linear(1, 1), torch.device("meta")):
+        there.state = there.state + 1
+    assert there.state.tolist() == [0, 0]
+
+
 @pytest.mark.parametrize("module", [nn.Dropout(0.3).eval(), nn.Dropout(0.0)], ids=["evaluation mode", "p = 0"])
 def test_a_dropout_that_does_nothing_is_let_through(module: nn.Module) -> None:
     x = _input((5, 6))
@@ -186,3 +208,58 @@ def test_given_statistics_normalize_as_the_native_norm_does_in_evaluation_mode()
     norm.running_mean.copy_(support.mean((0, 2)))
     norm.running_var.copy_(support.var((0, 2), correction=0))
     assert torch.allclose(found, module.eval()(query), atol=1e-12, rtol=0)
+
+
+def test_a_buffer_stays_on_its_device() -> None:
+    class Elsewhere(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(6, 2, bias=False, dtype=torch.float64)
+            self.register_buffer("table", torch.empty(3, device="meta"))
+
+        def forward(self, x: Tensor) -> Tensor:
+            assert cast(Tensor, self.table).is_meta
+            return super().forward(x)
+
+    model, x = Elsewhere(), _input((5, 6))
+    assert torch.equal(pure.predict(model, dict(model.named_parameters()), x), x @ model.weight.T)
+
+
+# Norms with a bias and no weight, as the functions take them by place; with a weight PyTorch's derivatives are right.
+BIASED: dict[str, Callable[[Tensor, Tensor | None, Tensor], Tensor]] = {
+    "F.layer_norm": lambda x, w, b: F.layer_norm(x, (6,), w, b),
+    "torch.layer_norm": lambda x, w, b: torch.layer_norm(x, (6,), w, b),
+    "F.group_norm": lambda x, w, b: F.group_norm(x, 2, w, b),
+    "torch.group_norm": lambda x, w, b: torch.group_norm(x, 2, w, b),
+    "F.instance_norm": lambda x, w, b: F.instance_norm(x.mT[None], None, None, w, b),
+    "torch.instance_norm": lambda x, w, b: torch.instance_norm(x.mT[None], w, b, None, None, True, 0.1, 1e-5, False),
+    "F.batch_norm": lambda x, w, b: F.batch_norm(x, None, None, w, b, True),
+    "torch.batch_norm": lambda x, w, b: torch.batch_norm(x, w, b, None, None, True, 0.1, 1e-5, False),
+    "by name": lambda x, w, b: F.layer_norm(x, (6,), bias=b) if w is None else F.layer_norm(x, (6,), w, b),
+}
+
+
+@pytest.mark.parametrize("name", BIASED)
+def test_a_norm_with_a_bias_and_no_weight_has_the_second_derivative_of_one_with_weights_of_one(name: str) -> None:
+    norm = BIASED[name]
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.linspace(0.5, 2, 6, dtype=torch.float64))
+            self.bias = nn.Parameter(torch.linspace(-1, 1, 6, dtype=torch.float64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return norm(torch.tanh(x * self.scale), None, self.bias)
+
+    def curved(prediction: Tensor, weights: list[nn.Parameter]) -> list[Tensor]:
+        slopes = torch.autograd.grad(prediction.pow(3).sum(), weights, create_graph=True)
+        total = torch.stack([slope.square().sum() for slope in slopes]).sum()
+        return list(torch.autograd.grad(total, weights))
+
+    model, x = Model(), _input((6, 6))
+    weights = list(model.parameters())
+    found = curved(pure.predict(model, dict(model.named_parameters()), x), weights)
+    ones = torch.ones(6, dtype=torch.float64)
+    wanted = curved(norm(torch.tanh(x * model.scale), ones, model.bias), weights)
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.allclose(one, other, rtol=1e-9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import signal
@@ -20,6 +21,7 @@ from oracles import flat, mse
 import mamlkit as mk
 from mamlkit import checkpoint as store
 from mamlkit.inner import GRADIENT_DESCENT
+from mamlkit.meta import unchecked
 
 TASKS = mk.Sinusoids(shots=4, queries=4, dtype=torch.float64)
 
@@ -211,6 +213,12 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
+def test_a_checkpoint_that_holds_no_training_state_is_refused(tmp_path: Path) -> None:
+    store.save(tmp_path / "run.checkpoint", [1, 2])  # type: ignore[arg-type]
+    with pytest.raises(mk.CheckpointError, match="holds a list where a training state is wanted"):
+        list(training(objective(), 4, checkpoint=tmp_path / "run.checkpoint"))
+
+
 def test_a_checkpoint_of_another_run_is_refused_with_what_differs(tmp_path: Path) -> None:
     file = saved(tmp_path)
     with pytest.raises(ValueError, match=r"another run: its settings are alpha=0\.01.*this run's are alpha=0\.02"):
@@ -241,6 +249,46 @@ def test_a_checkpoint_of_a_run_with_one_other_setting_is_refused(
     with pytest.raises(ValueError, match=f"another run: {words}" if words.startswith("its") else words):
         list(training(objective(), 4, TASKS, checkpoint=file, **changed))
     assert [record.iteration for record in training(objective(), 3, checkpoint=file)] == [2]
+
+
+class Whole(Watched):
+    """Sinusoids with complex inputs."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+
+    def batch(self, start: int, size: int, split: str = "train") -> mk.TaskBatch:
+        return mk.TaskBatch(*(mk.Batch(x.to(torch.complex128), y) for x, y in super().batch(start, size, split)))
+
+
+def test_complex_parameters_are_trained_by_adams_plain_step() -> None:
+    """PyTorch has no kernel of its own for them."""
+
+    class Turned(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.tensor([[0.5 + 0.5j]], dtype=torch.complex128))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x @ self.weight).abs()
+
+    target, by_hand = mk.Objective(Turned(), mse), mk.Objective(Turned(), mse)
+    [parameter] = by_hand.model.parameters()
+    optimizer = torch.optim.Adam([parameter], lr=0.01)
+    for i, _ in enumerate(training(target, 2, tasks=Whole())):
+        parameter.grad = mk.meta_gradient(by_hand, by_hand.theta(), Whole().batch(3 * i, 3), alpha=0.01).grad["weight"]
+        optimizer.step()
+    assert torch.allclose(target.theta()["weight"], parameter.detach(), rtol=1e-12)
+
+
+def test_what_is_not_said_is_as_the_documentation_has_it() -> None:
+    found = {name: p.default for name, p in inspect.signature(mk.train).parameters.items() if p.default is not p.empty}
+    assert found.pop("rule") is GRADIENT_DESCENT
+    assert found.pop("outer") is unchecked
+    assert found == {
+        "steps": 1, "order": 2, "tasks_per_iteration": 25, "route": "vmap", "examine_every": None, "examine_tasks": 100,
+        "checkpoint": None, "checkpoint_every": 1000, "progress": True,
+    }  # fmt: skip
 
 
 def test_frozen_parameters_are_not_trained() -> None:
