@@ -337,10 +337,13 @@ class _Examination:
                 said += [f"it weighs the tasks by {', '.join(f'{w:.3g}' for w in weights.tolist())} for 1/{n} each"]
             if said:
                 return "; ".join(said + [hint] * bool(hint))
-        worst = sorted(self.theta, key=lambda n: -_norm_of(found[n] - second[n]))[:3]
+        errors = {name: float(_norm_of(found[name] - second[name])) for name in self.theta}
+        worst = [
+            name for name in sorted(errors, key=lambda n: -errors[n]) if errors[name] > 0.01 * max(errors.values())
+        ]
         return (
-            f"it is off by {_relative(found, second):.1%}, most at {', '.join(worst)}, and is neither first order, nor "
-            "a sum, nor judged on other data: look at the inner step, or at a derivative that is wrong"
+            f"it is off by {_relative(found, second):.1%}, most at {', '.join(worst[:3])}, and is neither first order, "
+            "nor a sum, nor judged on other data: look at the inner step, or at a derivative that is wrong"
         )
 
     def called(self, gradient: GradientFunction, batch: TaskBatch) -> Params | Finding:
