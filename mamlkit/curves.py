@@ -74,7 +74,7 @@ def follow(
                 for place in range(len(alone[0]))
             ]
     norm = objective.batch_norm if uses_batch_statistics(objective.model) else None
-    left_out = ignored(objective.loss)
+    left_out = _ignored(objective.loss)
     return {
         part: _curve(found[i :: len(parts)], getattr(tasks, part).y, norm, left_out) for i, part in enumerate(parts)
     }
@@ -87,7 +87,7 @@ def joined(curves: Sequence[Curve]) -> Curve:
     return Curve(loss, torch.cat(accuracies) if accuracies else None, curves[0].batch_norm)
 
 
-def ignored(loss: Any) -> int:
+def _ignored(loss: Any) -> int:
     """The label that a loss leaves out: that of a module, or that which a partial was given, else PyTorch's −100."""
     return int(getattr(loss, "keywords", {}).get("ignore_index", getattr(loss, "ignore_index", -100)))
 

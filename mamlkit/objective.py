@@ -72,12 +72,13 @@ class Objective:
             raise TypeError(f"y holds {y.dtype} where the model predicts {prediction.dtype}; convert y to floats")
         with pure.no_randomness(self.loss, y.device):
             kind = (prediction.shape, prediction.dtype, y.shape, y.dtype)
-            if kind not in self.seen and (how := watch.broadcasts(self.loss, prediction, y)):
-                raise ValueError(
-                    f"the prediction has shape {tuple(prediction.shape)} and y {tuple(y.shape)}; in the loss they "
-                    f"would be broadcast against each other ({how}). Give y the prediction's shape"
-                )
-            self.seen.add(kind)
+            if kind not in self.seen:
+                if how := watch.broadcasts(self.loss, prediction, y):
+                    raise ValueError(
+                        f"the prediction has shape {tuple(prediction.shape)} and y {tuple(y.shape)}; in the loss they "
+                        f"would be broadcast against each other ({how}). Give y the prediction's shape"
+                    )
+                self.seen.add(kind)
             loss = self.loss(prediction, y.clone())
         if not isinstance(loss, Tensor) or loss.ndim:
             found = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"type {type(loss).__name__}"

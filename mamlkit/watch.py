@@ -49,20 +49,21 @@ class Watch(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+_CUTTING = {
+    *(Tensor.detach, Tensor.detach_, torch.detach, Tensor.data.__get__, Tensor.__array__, Tensor.numpy),  # type: ignore[attr-defined]
+    *(Tensor.item, Tensor.tolist, Tensor.__float__, Tensor.__int__, Tensor.__bool__),
+}
+
+
 class Cuts(TorchFunctionMode):
     """Notes whether a pass takes a part of what it computes for a constant, so that its derivative leaves that out."""
-
-    BY = {  # noqa: RUF012  # never written
-        *(Tensor.detach, Tensor.detach_, torch.detach, Tensor.data.__get__, Tensor.__array__, Tensor.numpy),  # type: ignore[attr-defined]
-        *(Tensor.item, Tensor.tolist, Tensor.__float__, Tensor.__int__, Tensor.__bool__),
-    }
 
     def __init__(self) -> None:
         super().__init__()
         self.found = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.found |= func in self.BY or not torch.is_grad_enabled()
+        self.found |= func in _CUTTING or not torch.is_grad_enabled()
         if func in (F.embedding, torch.embedding):  # a padding row, or gradients by frequency
             self.found |= any(part is not None and part is not False for part in (*args[2:], *(kwargs or {}).values()))
         return func(*args, **(kwargs or {}))

@@ -6,19 +6,21 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call
 from zoo import ONE_AT_A_TIME, REFUSED, RIGHT, Functions, Hidden, data, made, scripted_swish
 
 import mamlkit as mk
 from mamlkit.check import Report
+from mamlkit.museum import parts
 from mamlkit.pure import Params
 
-ALPHA = 0.1
+ALPHA = parts.ALPHA
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:.*{words}")
     for words in ("weight_norm.*deprecated", "torch.jit.*deprecated", "performance drop")
@@ -189,22 +191,7 @@ def hand(
 
 def nested(model: nn.Module) -> Callable[[Params, mk.TaskBatch], Params]:
     """torch.func's own recipe: vmap of grad, through grad."""
-
-    def loss(theta: Params, x: Tensor, y: Tensor) -> Tensor:
-        return F.mse_loss(functional_call(model, theta, (x,)), y)
-
-    def after(theta: Params, x: Tensor, y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
-        slope = grad(loss)(theta, x, y)
-        return loss({n: w - ALPHA * slope[n] for n, w in theta.items()}, query_x, query_y)
-
-    def gradient(theta: Params, batch: mk.TaskBatch) -> Params:
-        def mean(theta: Params) -> Tensor:
-            return vmap(after, in_dims=(None, 0, 0, 0, 0))(theta, *batch.support, *batch.query).mean()
-
-        found: Params = grad(mean)(theta)
-        return found
-
-    return gradient
+    return lambda theta, batch: parts.by_vmap(cast(parts.Net, model), theta, (*batch.support, *batch.query))
 
 
 def before(model: nn.Module) -> Callable[[Params, mk.TaskBatch], Params]:

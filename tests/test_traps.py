@@ -12,9 +12,11 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
+import zoo
 from oracles import (
     WithEverything,
     closed_form,
@@ -433,3 +435,11 @@ def test_a_right_line_that_is_gone_is_said() -> None:
     exhibit = museum.CATALOGUE["sum over tasks"]._replace(right="value = 3")
     with pytest.raises(ValueError, match=r"'value = 3' stands 0 times in mamlkit\.museum\.plain"):
         museum.planted(exhibit, "x")
+
+
+def test_the_readme_counts_the_bugs_that_are_planted_and_the_modules_that_are_held_against_plain_pytorch() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"{len(TRAPS)} in the kit and the {len(museum.CATALOGUE)} of notebook 11" in " ".join(readme.split())
+    kinds = [name for name in zoo.RIGHT if not any(words in name for words in zoo.WRONG_IN_PYTORCH)]
+    assert "on modules of more than forty kinds to 1e-9" in readme
+    assert len(kinds) + len(zoo.ONE_AT_A_TIME) > 40

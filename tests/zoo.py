@@ -19,6 +19,7 @@ from torch.nn.utils import parametrizations, prune
 from torch.utils.checkpoint import checkpoint
 
 import mamlkit as mk
+from mamlkit.museum.parts import Cube
 from mamlkit.pure import Params
 
 ALPHA, STEPS = 0.1, 2
@@ -219,16 +220,8 @@ def _counting() -> Callable[[Tensor], Tensor]:
     return between
 
 
-class OnceDifferentiable(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x**3
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> Tensor:
-        return cast(Tensor, 3 * slope * ctx.saved_tensors[0] ** 2)
+class OnceDifferentiable(Cube):
+    backward = staticmethod(torch.autograd.function.once_differentiable(Cube.backward))  # type: ignore[assignment]
 
 
 def _own_generator() -> Callable[[Tensor], Tensor]:
@@ -435,17 +428,3 @@ def by_hand(model: nn.Module, batch: mk.TaskBatch, loss: Callable[[Tensor, Tenso
             total = total + value(adapted, *query) / batch.size
         found = torch.autograd.grad(total, list(theta.values()), materialize_grads=True)
     return dict(zip(theta, found, strict=True))
-
-
-def by_first_derivatives(model: nn.Module, theta: Params, batch: mk.TaskBatch) -> float:
-    """F(θ) written out, by first derivatives alone."""
-    total = 0.0
-    for support, query in map(batch.task, range(batch.size)):
-        adapted = {name: weight.detach() for name, weight in theta.items()}
-        for _ in range(STEPS):
-            leaves = {name: weight.requires_grad_() for name, weight in adapted.items()}
-            loss = F.mse_loss(functional_call(model, leaves, (support.x,)), support.y)
-            slope = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
-            adapted = {n: (w - ALPHA * g).detach() for (n, w), g in zip(leaves.items(), slope, strict=True)}
-        total += F.mse_loss(functional_call(model, adapted, (query.x,)), query.y).item() / batch.size
-    return total

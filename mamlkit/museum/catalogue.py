@@ -58,12 +58,7 @@ def planted(exhibit: Exhibit, name: str) -> ModuleType:
     if (times := source.count(exhibit.right)) != 1:
         raise ValueError(f"{exhibit.right!r} stands {times} times in {exhibit.room.__name__}; it must stand once")
     source = source.replace(exhibit.right, exhibit.wrong)
-    linecache.cache[file] = (
-        len(source),
-        None,
-        source.splitlines(keepends=True),
-        file,
-    )  # for tracebacks and TorchScript
+    linecache.cache[file] = len(source), None, source.splitlines(keepends=True), file  # for tracebacks and TorchScript
     run = ModuleType(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript, which is still in many people's code

@@ -68,7 +68,7 @@ class Job:
 
 def jobs(runs: tuple[Run, ...], where: str, limit: float, threads: int) -> list[Job]:
     """The jobs of a plan, each once, in its order."""
-    declared = {path: notebooks.parameters(notebooks.load(path)) for path in {run.path for run in runs}}
+    declared = {path: notebooks.declared(path) for path in {run.path for run in runs}}
     identities: dict[Any, dict[str, str]] = {}  # runs differ in numbers far more often than in what texts name
     found = {}
     for run in runs:
