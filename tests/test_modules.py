@@ -161,6 +161,28 @@ def test_transforms_through_which_adapt_would_be_wrong_are_refused(transform: st
         calls[transform]()
 
 
+def test_a_model_that_vmap_runs_to_other_numbers_is_refused_there_and_right_one_task_at_a_time() -> None:
+    class Direct(nn.Module):
+        """A padding row by the operation itself, whose rule under vmap forgets it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.last = nn.Parameter(torch.randn(5, 4)), nn.Linear(4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = (x[:, 0].abs() * 5).long().clamp(max=4)
+            found: Tensor = self.last(torch.tanh(torch.ops.aten.embedding(self.table, tokens, 0)))
+            return found
+
+    model, batch = made(Direct), data()
+    objective = mk.Objective(model, F.mse_loss)
+    found = mk.meta_gradient(objective, objective.theta(), batch, alpha=ALPHA, steps=STEPS, route="loop")
+    assert relative_error(flat(found.grad), flat(by_hand(model, batch))) <= 1e-9
+    for order in (1, 2):
+        with pytest.raises(ValueError, match=r'computes another gradient of Direct .*use route="loop"'):
+            mk.meta_gradient(objective, objective.theta(), batch, alpha=ALPHA, order=order, route="vmap")
+
+
 @pytest.mark.parametrize("wrap", [torch.jit.script, nn.DataParallel])
 def test_a_wrapped_module_is_refused_with_what_to_give_instead(wrap: Callable[[nn.Module], nn.Module]) -> None:
     objective = mk.Objective(wrap(made(lambda: nn.Linear(4, 1))), F.mse_loss)

@@ -252,7 +252,7 @@ def _in_a_list() -> nn.Module:
     return model
 
 
-DRAWS, DIFFERS = "draws random numbers", "predicts differently in two equal passes"
+DRAWS, DIFFERS = "draws random numbers: it has", "predicts differently in two equal passes"
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "functional dropout": (lambda: Hidden(lambda h: F.dropout(h, 0.5)), DRAWS),
     "feature alpha dropout": (lambda: Hidden(lambda h: F.feature_alpha_dropout(h, 0.5, training=True)), DRAWS),
@@ -267,6 +267,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "a sampled latent": (lambda: Hidden(lambda h: torch.distributions.Normal(h, 1.0).rsample()), DRAWS),
     "a permutation": (lambda: Hidden(lambda h: h[:, torch.randperm(6)]), DRAWS),
     "a generator of its own": (lambda: Hidden(_own_generator()), DRAWS),
+    "a generator that starts anew at each pass": (lambda: Hidden(lambda h: _own_generator()(h)), DRAWS),
     "Python's random": (lambda: Hidden(lambda h: h * (1 + 0.1 * random.random())), DIFFERS),
     "NumPy's random": (lambda: Hidden(lambda h: h + torch.from_numpy(np.random.default_rng().normal(size=6))), DIFFERS),
     "a count of its calls": (lambda: Hidden(_counting()), DIFFERS),
