@@ -13,7 +13,7 @@ from torch.func import vmap
 from torch.utils import _pytree as pytree
 
 from mamlkit import pure, watch
-from mamlkit.objective import Objective
+from mamlkit.objective import ALONE, Objective
 from mamlkit.pure import Params
 from mamlkit.tasks import Batch, TaskBatch
 
@@ -91,7 +91,7 @@ def observed(objective: Objective, theta: Params, task: Batch, order: int, route
             raise ValueError(
                 f"{model} or its loss lacks a derivative that order={order} needs: use {way_out}. PyTorch says: {error}"
             ) from error
-    if route == "vmap":
+    if stacked(route):
         _same_under_vmap(objective, theta, other, task, order, alone)
     objective.seen.add(kind)
 
@@ -124,7 +124,7 @@ def _same_under_vmap(
         with torch.enable_grad():
             mapped = _derivatives(vmap(objective.__call__)(stacked, x, y, x), stacked, order)
     except RuntimeError as error:
-        raise ValueError(f'PyTorch\'s vmap cannot run {model}: use route="loop". PyTorch says: {error}') from error
+        raise ValueError(f"PyTorch's vmap cannot run {model}: use {ALONE}. PyTorch says: {error}") from error
     scale = 0.0
     for what, wanted, found in zip(("loss", "gradient", "second derivative"), alone, mapped, strict=False):
         one = torch.cat([part.flatten() for part in wanted])
@@ -133,7 +133,7 @@ def _same_under_vmap(
         if not (_close(one, first, scale, 0.3) and _close(one, last, scale, 0.3)):
             raise ValueError(
                 f"PyTorch's vmap computes another {what} of {model} than its plain operations do, so its rule for one "
-                'of them is wrong: use route="loop"'
+                f"of them is wrong: use {ALONE}"
             )
 
 
@@ -252,6 +252,17 @@ def route(name: str, known: Mapping[str, Any]) -> None:
     """Refuse the name of a route that there is not."""
     if name not in known:
         raise ValueError(f"route is {name!r}; it must be one of {', '.join(known)}")
+
+
+def chunk(size: int | None) -> None:
+    """Refuse a number of tasks at a time that is none."""
+    if size is not None and size < 1:
+        raise ValueError(f"chunk is {size}; it must be 1 task or more at a time, or None for all of them")
+
+
+def stacked(route: str) -> bool:
+    """Whether a route takes all tasks at once, along a first dimension of their own."""
+    return not route.endswith("loop")
 
 
 def same_structure(found: Any, wanted: Params, what: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from mamlkit import checks
 from mamlkit.inner import InnerLoop, prepared, unroll
 from mamlkit.objective import Objective
 from mamlkit.pure import Params, uses_batch_statistics
@@ -54,7 +55,7 @@ def follow(
     parts  names among "support" and "query"
     route  as in `meta_gradient`: the same inner loop, of which no graph is kept
     """
-    stacked = route == "vmap"
+    stacked = checks.stacked(route)
     judged: Callable[..., tuple[Tensor, Tensor]] = vmap(objective.judged) if stacked else objective.judged
     inner = prepared(inner, stacked=stacked)
 

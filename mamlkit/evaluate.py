@@ -41,13 +41,14 @@ def evaluate(
     alpha, steps, rule  of the inner loop at the test; more steps than in training are usual, and all are reported
     split         "validation" or "test", asked for by name
     size, start   tasks `start` to `start + size`; 600 in the paper
-    route         "vmap", or "loop" for a model that vmap cannot take
+    route         as in `meta_gradient`: "loop" takes a model that vmap cannot
     chunk         tasks computed at once
 
     Raises ValueError as `adapt` does. A task that diverges keeps its infinite or NaN loss, and the mean shows it.
     """
     checks.settings(objective, theta, alpha, steps, order=1)
     checks.route(route, ROUTES)
+    checks.chunk(chunk)
     if size < 2:
         raise ValueError(f"size is {size}; an interval over tasks needs 2 or more")
     inner = InnerLoop(step_sizes(alpha, theta, steps), 1, rule)

@@ -91,8 +91,15 @@ def unroll(loss: Callable[[Params], Tensor], theta: Params, inner: InnerLoop) ->
     state = inner.rule.init(theta)
     yield theta
     for alpha in inner.alphas:
-        theta, state = inner.rule.step(theta, _gradient(loss, theta, inner.order), alpha, state)
+        theta, state = step(loss, theta, state, alpha, inner)
         yield theta
+
+
+def step(
+    loss: Callable[[Params], Tensor], theta: Params, state: Any, alpha: StepSizes, inner: InnerLoop
+) -> tuple[Params, Any]:
+    """One inner step, from θ and the rule's state to what they are after it; `loss` as in `unroll`."""
+    return inner.rule.step(theta, _gradient(loss, theta, inner.order), alpha, state)
 
 
 def _gradient(loss: Callable[[Params], Tensor], theta: Params, order: int) -> Params:

@@ -12,6 +12,8 @@ from torch._C._functorch import is_batchedtensor
 from mamlkit import pure, watch
 from mamlkit.pure import Params
 
+ALONE = 'route="loop" or "flat-loop"'  # what takes a model that vmap does not
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -106,7 +108,7 @@ class Objective:
             return ValueError(pure.random_refused(self.model))
         if is_batchedtensor(x):
             return ValueError(
-                f'PyTorch\'s vmap cannot run {model}, so the tasks must go one at a time: use route="loop". '
+                f"PyTorch's vmap cannot run {model}, so the tasks must go one at a time: use {ALONE}. "
                 f"PyTorch says: {error}"
             )
         if "stateless API" in str(error):

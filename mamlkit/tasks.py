@@ -7,6 +7,7 @@ A distribution over tasks is any object with `batch(start, size, split)`. A task
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -42,6 +43,11 @@ class TaskBatch(NamedTuple):
     def task(self, i: int) -> TaskBatch:
         """Task i: support and query without the dimension of tasks."""
         return TaskBatch(*(Batch(part.x[i], part.y[i]) for part in self))
+
+    def chunks(self, size: int) -> Iterator[TaskBatch]:
+        """The same tasks, `size` at a time."""
+        parts = [zip(part.x.split(size), part.y.split(size), strict=True) for part in self]
+        yield from (TaskBatch(*(Batch(*data) for data in pair)) for pair in zip(*parts, strict=True))
 
     def to(self, device: torch.device | str) -> TaskBatch:
         """The same data on a device. Draws happen on the CPU, so every device sees the same tasks."""

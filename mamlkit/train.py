@@ -17,7 +17,7 @@ from mamlkit import checks
 from mamlkit.checkpoint import Run, described
 from mamlkit.curves import Curve, follow
 from mamlkit.inner import GRADIENT_DESCENT, Alpha, InnerLoop, InnerRule, step_sizes
-from mamlkit.meta import ROUTES, MetaGradient, OuterGradient, unchecked
+from mamlkit.meta import ROUTES, MetaGradient, OuterGradient, in_chunks, unchecked
 from mamlkit.objective import Objective
 from mamlkit.tasks import TaskDistribution
 
@@ -56,6 +56,7 @@ def train(
     route: str = "vmap",
     rule: InnerRule = GRADIENT_DESCENT,
     outer: OuterGradient = unchecked,
+    chunk: int | None = None,
     examine_every: int | None = None,
     examine_tasks: int = 100,
     checkpoint: str | Path | None = None,
@@ -67,7 +68,8 @@ def train(
     Iteration i draws tasks i·n to (i + 1)·n of the "train" split, n = `tasks_per_iteration`, so no task comes twice.
     The model's parameters are θ, on the device and in the type that they have; `objective.theta()` copies them.
 
-    alpha, steps, order, route, rule  as in `meta_gradient`; step sizes that require a gradient are learned in place
+    alpha, steps, order, route, rule, chunk  as in `meta_gradient`; step sizes that require a gradient are learned, in
+                 place
     beta         step size β of Adam, the optimizer of the paper's experiments
     iterations   outer steps in all, those of a resumed checkpoint included
     outer        the gradient to descend along: MAML's, or another function of `meta_gradient`'s arguments
@@ -88,6 +90,7 @@ def train(
     counts |= {} if examine_every is None else {"examine_every": examine_every}
     checks.training(alpha, beta, **counts)
     checks.route(route, ROUTES)
+    checks.chunk(chunk)
     trained = [*theta.values(), *learned.values()]
     place = trained[0].device
     optimizer = torch.optim.Adam(trained, lr=beta, fused=all(_is_fusible(weight) for weight in trained))
@@ -96,7 +99,7 @@ def train(
     parts = {"tasks": tasks, "inner rule": rule, "outer gradient": outer}
     run = Run(checkpoint, objective, parts, settings)
     first, past = run.resume(theta, learned, optimizer)
-    began = time.perf_counter() - past
+    outer, began = in_chunks(outer, chunk), time.perf_counter() - past
 
     def examined(split: str, start: int, size: int) -> Mapping[str, Curve]:
         inner = InnerLoop(step_sizes(alpha, theta, steps), 1, rule)

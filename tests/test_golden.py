@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import mamlkit as mk
+from mamlkit.meta import ROUTES
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "data"), str(ROOT / "tests" / "benchmarks")]
@@ -63,14 +64,14 @@ def test_fractions_are_the_numbers_before_they_are_rounded() -> None:
 
 
 @pytest.mark.parametrize("order", [1, 2])
-@pytest.mark.parametrize("route", ["vmap", "loop"])
+@pytest.mark.parametrize("route", ROUTES)
 def test_the_kit_agrees_to_twelve_digits(route: str, order: int) -> None:
     for case in golden.cases():
         what = golden.SECOND if order == 2 else golden.FIRST
         assert golden.errors(libraries.kit(route)(case, order), case)[what] <= 1e-12
 
 
-@pytest.mark.parametrize("route", ["vmap", "loop"])
+@pytest.mark.parametrize("route", ROUTES)
 def test_the_kits_losses_agree_to_twelve_digits(route: str) -> None:
     for case in golden.cases():
         objective = mk.Objective(libraries.module(case), libraries.LOSSES[case["loss"]])

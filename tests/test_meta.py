@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import weakref
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -20,8 +21,10 @@ from oracles import (
 from torch import Tensor, nn
 
 import mamlkit as mk
+from mamlkit import meta
+from mamlkit.pure import Params
 
-ROUTES = ["loop", "vmap"]
+ROUTES = [*meta.ROUTES]
 PROBLEMS = {"mlp": sinusoid_problem, "quadratic": quadratic_problem}
 
 
@@ -53,7 +56,7 @@ def test_first_order_equals_the_query_gradient_at_theta_prime_exactly(route: str
     theta_prime = mk.adapt(objective, theta, support, alpha=0.1, steps=steps, order=1)
     wanted = torch.func.grad(objective)(theta_prime, *query)
     found = mk.meta_gradient(objective, theta, batch, alpha=0.1, steps=steps, order=1, route=route).grad
-    if route == "loop":
+    if "loop" in route:
         assert torch.equal(flat(found), flat(wanted))
     assert torch.allclose(flat(found), flat(wanted), atol=1e-14, rtol=0)
 
@@ -69,19 +72,23 @@ def test_first_order_differs_from_second_by_the_hessian_term() -> None:
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("steps", [1, 2, 5])
 @pytest.mark.parametrize("problem", [*PROBLEMS, "everything"])
-def test_loop_and_vmap_agree(problem: str, steps: int, order: int) -> None:
+def test_all_routes_agree(problem: str, steps: int, order: int) -> None:
     if problem == "everything":
         objective = mk.Objective(WithEverything(), mse)
         theta, batch = objective.theta(), mk.Sinusoids(dtype=torch.float64).batch(0, 3)
     else:
         objective, theta, batch = PROBLEMS[problem]()
-    loop, vmap = (
-        mk.meta_gradient(objective, theta, batch, alpha=0.05, steps=steps, order=order, route=route) for route in ROUTES
+    loop, *others = (
+        mk.meta_gradient(objective, theta, batch, alpha=0.05, steps=steps, order=order, route=route, chunk=chunk)
+        for route in ["loop", *ROUTES]
+        for chunk in (None, 2)
     )
-    assert list(loop.grad) == list(vmap.grad) == list(theta)
-    assert torch.allclose(loop.loss, vmap.loss, atol=1e-12, rtol=0)
-    assert torch.allclose(loop.loss_before, vmap.loss_before, atol=1e-12, rtol=0)
-    assert torch.allclose(flat(loop.grad), flat(vmap.grad), atol=1e-12, rtol=0)
+    assert list(loop.grad) == list(theta)
+    for other in others:
+        assert list(other.grad) == list(theta)
+        assert torch.allclose(loop.loss, other.loss, atol=1e-12, rtol=0)
+        assert torch.allclose(loop.loss_before, other.loss_before, atol=1e-12, rtol=0)
+        assert torch.allclose(flat(loop.grad), flat(other.grad), atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -195,3 +202,71 @@ def test_classification_with_integer_labels_serves() -> None:
     found = flat(mk.meta_gradient(objective, objective.theta(), batch, alpha=0.5, steps=2).grad)
     wanted = finite_differences(meta_loss(objective, batch, alpha=0.5, steps=2), objective.theta())
     assert relative_error(found, wanted) <= 1e-6
+
+
+class Ticket:
+    """What is let go with the tensor that it stands for."""
+
+
+class Kept:
+    """The bytes that autograd keeps for backward passes at any one time, and the most of them so far."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+
+    def __enter__(self) -> Kept:
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(self.keep, lambda kept: kept[0])
+        self.hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.hooks.__exit__(*error)
+
+    def keep(self, tensor: Tensor) -> tuple[Tensor, Ticket]:
+        size = tensor.numel() * tensor.element_size()
+        self.now += size
+        self.most = max(self.most, self.now)
+        ticket = Ticket()
+        weakref.finalize(ticket, self.drop, size)
+        return tensor, ticket
+
+    def drop(self, size: int) -> None:
+        self.now -= size
+
+
+def kept(objective: mk.Objective, theta: Params, batch: mk.TaskBatch, **settings: Any) -> int:
+    """The most bytes that a meta-gradient keeps for backward passes, once its model has been watched."""
+    mk.meta_gradient(objective, theta, batch, alpha=0.01, **settings)
+    with Kept() as found:
+        mk.meta_gradient(objective, theta, batch, alpha=0.01, **settings)
+    return found.most
+
+
+@pytest.mark.parametrize(("route", "grows"), [("vmap", True), ("loop", True), ("flat", False), ("flat-loop", False)])
+def test_what_is_kept_for_the_backward_pass_grows_with_the_inner_steps_except_on_the_flat_routes(
+    route: str, grows: bool
+) -> None:
+    objective, theta, batch = sinusoid_problem()
+    most = [kept(objective, theta, batch, steps=steps, route=route) for steps in (1, 8)]
+    assert (most[1] > 4 * most[0]) if grows else (most[1] == most[0])
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_chunks_take_no_more_memory_than_their_own_tasks(route: str) -> None:
+    objective, theta, _ = sinusoid_problem()
+    batch = mk.Sinusoids(dtype=torch.float64).batch(0, 12)
+    alone = kept(objective, theta, mk.Sinusoids(dtype=torch.float64).batch(0, 3), route=route)
+    assert kept(objective, theta, batch, route=route, chunk=3) == alone
+    assert kept(objective, theta, batch, route=route) > 1.5 * alone or "loop" in route
+
+
+@pytest.mark.parametrize("chunk", [0, -1])
+def test_a_chunk_of_no_task_is_refused_before_anything_is_computed(chunk: int) -> None:
+    objective, theta, batch = sinusoid_problem()
+    tasks = mk.Sinusoids(dtype=torch.float64)
+    with pytest.raises(ValueError, match=f"chunk is {chunk}; it must be 1 task or more"):
+        mk.meta_gradient(objective, theta, batch, alpha=0.1, chunk=chunk)
+    with pytest.raises(ValueError, match="chunk is"):
+        next(mk.train(objective, tasks, alpha=0.1, beta=0.1, iterations=1, chunk=chunk))
+    with pytest.raises(ValueError, match="chunk is"):
+        mk.evaluate(objective, theta, tasks, alpha=0.1, steps=1, split="test", size=4, chunk=chunk)

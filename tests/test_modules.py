@@ -30,7 +30,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("route", ["loop", "vmap"])
+@pytest.mark.parametrize("route", ["loop", "vmap", "flat"])
 @pytest.mark.parametrize("name", RIGHT)
 def test_the_second_order_meta_gradient_is_that_of_plain_pytorch(name: str, route: str) -> None:
     model, batch = made(RIGHT[name]), data()
@@ -65,10 +65,12 @@ def test_what_vmap_cannot_run_is_right_one_task_at_a_time_and_otherwise_told_so(
     model, batch = made(ONE_AT_A_TIME[name]), data()
     objective = mk.Objective(model, F.mse_loss)
     theta = objective.theta()
-    found = mk.meta_gradient(objective, theta, batch, alpha=ALPHA, steps=STEPS, route="loop")
-    assert relative_error(flat(found.grad), flat(by_hand(model, batch))) <= 1e-9
-    with pytest.raises(ValueError, match=r'vmap cannot run .*use route="loop"'):
-        mk.meta_gradient(objective, theta, batch, alpha=ALPHA)
+    for route in ("loop", "flat-loop"):
+        found = mk.meta_gradient(objective, theta, batch, alpha=ALPHA, steps=STEPS, route=route)
+        assert relative_error(flat(found.grad), flat(by_hand(model, batch))) <= 1e-9
+    for route in ("vmap", "flat"):
+        with pytest.raises(ValueError, match=r'vmap cannot run .*use route="loop" or "flat-loop"'):
+            mk.meta_gradient(objective, theta, batch, alpha=ALPHA, route=route)
 
 
 @pytest.mark.parametrize("route", ["loop", "vmap"])

@@ -21,7 +21,7 @@ from oracles import flat, mse
 import mamlkit as mk
 from mamlkit import checkpoint as store
 from mamlkit.inner import GRADIENT_DESCENT
-from mamlkit.meta import unchecked
+from mamlkit.meta import ROUTES, unchecked
 
 TASKS = mk.Sinusoids(shots=4, queries=4, dtype=torch.float64)
 
@@ -95,7 +95,7 @@ def test_seconds_grow_and_progress_names_the_time_left(capsys: pytest.CaptureFix
     assert "meta-training" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("route", ["vmap", "loop"])
+@pytest.mark.parametrize("route", ROUTES)
 def test_a_resumed_run_ends_with_the_bits_of_one_left_alone(tmp_path: Path, route: str) -> None:
     alone, resumed = objective(), objective()
     list(training(alone, 7, route=route))
@@ -286,7 +286,7 @@ def test_what_is_not_said_is_as_the_documentation_has_it() -> None:
     assert found.pop("rule") is GRADIENT_DESCENT
     assert found.pop("outer") is unchecked
     assert found == {
-        "steps": 1, "order": 2, "tasks_per_iteration": 25, "route": "vmap", "examine_every": None, "examine_tasks": 100,
+        "steps": 1, "order": 2, "tasks_per_iteration": 25, "route": "vmap", "chunk": None, "examine_every": None, "examine_tasks": 100,
         "checkpoint": None, "checkpoint_every": 1000, "progress": True,
     }  # fmt: skip
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 import mamlkit as mk
 from mamlkit.inner import GRADIENT_DESCENT
+from mamlkit.meta import ROUTES
 from mamlkit.pure import Params
 
 STEPS = 2
@@ -175,7 +176,7 @@ def by_hand(objective: mk.Objective, batch: mk.TaskBatch, alpha: Any, rule: mk.I
     return value
 
 
-@pytest.mark.parametrize("route", ["loop", "vmap"])
+@pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("name", UNROLLED)
 def test_the_gradient_by_theta_and_by_alpha_equals_finite_differences(name: str, route: str) -> None:
     variant, objective, batch = VARIANTS[name], problem(), TASKS.batch(0, 3)
@@ -199,16 +200,17 @@ def test_the_gradient_by_theta_and_by_alpha_equals_finite_differences(name: str,
 def test_routes_agree(name: str, order: int) -> None:
     variant, objective, batch = VARIANTS[name], problem(), TASKS.batch(0, 30)
     theta = objective.theta()
-    one, all_at_once = (
+    one, *others = (
         mk.meta_gradient(
             objective, theta, batch, alpha=variant.alpha(theta), steps=STEPS, order=order, route=r, **variant.others
         )
-        for r in ("loop", "vmap")
+        for r in ["loop", *ROUTES]
     )
-    assert torch.allclose(flat(one.grad), flat(all_at_once.grad), atol=1e-12, rtol=0)
-    assert torch.allclose(one.loss, all_at_once.loss, atol=1e-12, rtol=0)
-    for name, by_alpha in one.grad_alpha.items():
-        assert torch.allclose(by_alpha, all_at_once.grad_alpha[name], atol=1e-12, rtol=0)
+    for other in others:
+        assert torch.allclose(flat(one.grad), flat(other.grad), atol=1e-12, rtol=0)
+        assert torch.allclose(one.loss, other.loss, atol=1e-12, rtol=0)
+        for name, by_alpha in one.grad_alpha.items():
+            assert torch.allclose(by_alpha, other.grad_alpha[name], atol=1e-12, rtol=0)
 
 
 def test_reptile_equals_its_closed_form_on_quadratics() -> None:
@@ -358,7 +360,7 @@ def test_step_sizes_that_fit_nothing_are_refused(alpha: Any, words: str) -> None
             call()
 
 
-@pytest.mark.parametrize("route", ["loop", "vmap"])
+@pytest.mark.parametrize("route", ROUTES)
 def test_one_learned_step_size_for_all_parameters_is_one(route: str) -> None:
     objective, batch = problem(), TASKS.batch(0, 3)
     theta, shared = objective.theta(), torch.tensor(0.05, dtype=torch.float64, requires_grad=True)
@@ -409,7 +411,7 @@ def test_a_step_size_that_may_be_read_in_two_ways_is_read_as_the_others_are_or_r
         (mk.InnerRule(lambda t: 0, lambda t, g, a, s: (t, s + 1)), "must hold tensors"),
     ],
 )
-@pytest.mark.parametrize("route", ["loop", "vmap"])
+@pytest.mark.parametrize("route", ROUTES)
 def test_an_inner_rule_that_returns_another_structure_is_refused(rule: mk.InnerRule, words: str, route: str) -> None:
     objective = problem()
     with pytest.raises(ValueError, match=words):
