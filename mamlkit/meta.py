@@ -95,18 +95,20 @@ def in_chunks(outer: OuterGradient, chunk: int | None) -> OuterGradient:
     """The mean that an outer gradient takes over tasks, found `chunk` tasks at a time."""
 
     def gradient(objective: Objective, theta: Params, batch: TaskBatch, **settings: Any) -> MetaGradient:
-        found = [outer(objective, theta, part, **settings) for part in batch.chunks(chunk or batch.size)]
-        if len(found) == 1:
-            return found[0]
-        shares = [len(part.loss) / batch.size for part in found]
-
-        def mean(parts: Sequence[Params]) -> Params:
-            return {n: torch.stack([s * p[n] for s, p in zip(shares, parts, strict=True)]).sum(0) for n in parts[0]}
-
-        losses, grads, before, grads_alpha = zip(*found, strict=True)
-        return MetaGradient(torch.cat(losses), mean(grads), torch.cat(before), mean(grads_alpha))
+        return averaged([outer(objective, theta, part, **settings) for part in batch.chunks(chunk or batch.size)])
 
     return outer if chunk is None else gradient
+
+
+def averaged(parts: Sequence[MetaGradient]) -> MetaGradient:
+    """The meta-gradient over all tasks of several groups: each counts by its number of tasks."""
+    losses, grads, before, grads_alpha = zip(*parts, strict=True)
+    shares = [len(loss) / sum(map(len, losses)) for loss in losses]
+
+    def mean(named: Sequence[Params]) -> Params:
+        return {n: torch.stack([s * part[n] for s, part in zip(shares, named, strict=True)]).sum(0) for n in named[0]}
+
+    return MetaGradient(torch.cat(losses), mean(grads), torch.cat(before), mean(grads_alpha))
 
 
 # L(θ; D) as a function of θ: of one task, a scalar, or of all, [tasks].
@@ -155,15 +157,13 @@ def loop(
     objective: Objective, theta: Params, batch: TaskBatch, inner: InnerLoop, learned: Params, through: Through
 ) -> MetaGradient:
     """One task at a time: ∇F is the mean of the tasks' gradients."""
-    inner, found, before = prepared(inner, stacked=False), [], []
+    inner, found = prepared(inner, stacked=False), []
     for support, query in map(batch.task, range(batch.size)):
         judge = partial(_on, objective, (*query, support.x))
-        found.append(through(partial(_on, objective, support), judge, theta, inner, learned))
+        loss, grad, grad_alpha = through(partial(_on, objective, support), judge, theta, inner, learned)
         with torch.no_grad():
-            before.append(judge(theta))
-    losses, *gradients = zip(*found, strict=True)
-    grad, grad_alpha = ({n: torch.stack([task[n] for task in part]).mean(0) for n in part[0]} for part in gradients)
-    return MetaGradient(torch.stack(losses).detach(), grad, torch.stack(before), grad_alpha)
+            found.append(MetaGradient(loss.detach()[None], grad, judge(theta)[None], grad_alpha))
+    return averaged(found)
 
 
 def vmapped(
@@ -213,7 +213,7 @@ def _leaves(tree: Any) -> Any:
     )
 
 
-ROUTES: dict[str, Callable[..., MetaGradient]] = {
+ROUTES: dict[str, partial[MetaGradient]] = {
     "vmap": partial(vmapped, through=unrolled),
     "loop": partial(loop, through=unrolled),
     "flat": partial(vmapped, through=backwards),

@@ -286,8 +286,8 @@ def test_what_is_not_said_is_as_the_documentation_has_it() -> None:
     assert found.pop("rule") is GRADIENT_DESCENT
     assert found.pop("outer") is unchecked
     assert found == {
-        "steps": 1, "order": 2, "tasks_per_iteration": 25, "route": "vmap", "chunk": None, "examine_every": None, "examine_tasks": 100,
-        "checkpoint": None, "checkpoint_every": 1000, "progress": True,
+        "steps": 1, "order": 2, "tasks_per_iteration": 25, "route": "vmap", "chunk": None, "examine_every": None,
+        "examine_tasks": 100, "checkpoint": None, "checkpoint_every": 1000, "progress": True,
     }  # fmt: skip
 
 

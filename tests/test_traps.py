@@ -12,6 +12,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -230,8 +231,8 @@ def rewritten(module: str, function: str, *changes: tuple[str, str]) -> Plant:
             if name.startswith("mamlkit") and vars(owner).get(function) is original:
                 patch.setattr(owner, function, wrong)
         for route, known in list(meta.ROUTES.items()):
-            if known is original:
-                patch.setitem(meta.ROUTES, route, wrong)
+            parts = [wrong if part is original else part for part in (known.func, known.keywords["through"])]
+            patch.setitem(meta.ROUTES, route, partial(parts[0], through=parts[1]))
 
     return plant
 
@@ -342,14 +343,14 @@ TRAPS: list[tuple[str, Callable[[], None], Plant]] = [
     (
         "query loss on the support set",
         the_query_judges_and_does_not_adapt,
-        rewritten("meta", "vmapped", ("each(theta_prime, *query", "each(theta_prime, *support")),
+        rewritten("meta", "vmapped", ("(*query, support.x)", "(*support, support.x)")),
     ),
     ("query points are the support points", support_and_query_share_no_example, rewritten_batch(_support_as_query)),
     ("tasks from a pool", tasks_are_not_repeated_and_splits_do_not_overlap, rewritten_batch(_pool)),
     ("phase as frequency", sinusoids_cross_zero_at_their_phase, rewritten_batch(_phase_as_frequency)),
     ("even and odd points", one_shot_and_fifteen_queries_are_dealt_as_asked, rewritten_batch(_even_odd_split)),
     ("buffers written", tasks_leave_no_state_behind, _buffers_written),
-    ("sum over tasks", duplicates_change_no_mean, rewritten("meta", "vmapped", ("loss.mean()", "loss.sum()"))),
+    ("sum over tasks", duplicates_change_no_mean, rewritten("meta", "unrolled", ("loss.mean()", "loss.sum()"))),
     ("sum over examples", duplicates_change_no_mean, _scaled_loss),
     (
         "outputs from before adaptation",
