@@ -1,4 +1,4 @@
-"""The command line: `python -m mamlkit run`, `rerun`, `report`, `regenerate` and `data`."""
+"""The command line: `python -m mamlkit run`, `rerun`, `report`, `train`, `check`, `regenerate` and `data`."""
 
 from __future__ import annotations
 
@@ -50,6 +50,14 @@ def _parser() -> argparse.ArgumentParser:
 
     add_rerun(commands)
 
+    train = commands.add_parser("train", help="train a start and examine it, as a file of settings says")
+    train.add_argument("settings", type=Path, metavar="SETTINGS.yml", help="experiments/ has the paper's sinusoids")
+    train.add_argument(
+        "--out", type=Path, help="folder; a second run goes on there (default: runs/ and the file's name)"
+    )
+    train.add_argument("--device", help='where tensors live: "auto", "cpu", "cuda" or "cuda:N" (default: as set there)')
+    train.set_defaults(command=_train)
+
     check = commands.add_parser("check", help="examine the meta-gradient of a model of yours, on tasks of yours")
     check.add_argument(
         "factory",
@@ -88,6 +96,15 @@ def _run(options: argparse.Namespace) -> int:
     given = dict(options.parameter)
     results = run(options.notebooks, given, device=options.device, out=options.out, timeout=options.timeout)
     return int(any(result.status != "ok" for result in results))
+
+
+def _train(options: argparse.Namespace) -> int:
+    with extra("sweeps"):
+        from mamlkit.experiment import experiment
+
+    for line in experiment(options.settings, options.out or Path("runs", options.settings.stem), options.device):
+        print(line, flush=True)
+    return 0
 
 
 def _check(options: argparse.Namespace) -> int:

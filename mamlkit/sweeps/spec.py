@@ -63,21 +63,26 @@ def load(path: Path) -> Sweep:
 
     and may have a `name` (the file's, if not) and a `limit`, the seconds that one run may take.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.load(text, _Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise RefusedError(f"the sweep {path} cannot be read: {error}") from error
-    except (yaml.YAMLError, RecursionError, TypeError) as error:
-        raise RefusedError(f"{path.name} is not YAML that can be read: {' '.join(str(error).split())}") from error
+    content = read(path)
     try:
         return _sweep(content, path)
     except RefusedError as error:
         raise RefusedError(f"{path.name}: {error}") from error
 
 
+def read(path: Path) -> Any:
+    """What a YAML file holds. Raises RefusedError for one that cannot be read."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        return yaml.load(text, _Loader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise RefusedError(f"{path} cannot be read: {error}") from error
+    except (yaml.YAMLError, RecursionError, TypeError) as error:
+        raise RefusedError(f"{path.name} is not YAML that can be read: {' '.join(str(error).split())}") from error
+
+
 def _sweep(content: Any, path: Path) -> Sweep:
-    content = _mapping(content, "the file", TOP)
+    content = mapping(content, "the file", TOP)
     name, limit, entries = content.get("name", path.stem), content.get("limit", LIMIT), content.get("runs")
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w .-]*", name):
         raise RefusedError(f"name is {name!r}; it must be a text that can be a folder's name")
@@ -92,7 +97,7 @@ def _sweep(content: Any, path: Path) -> Sweep:
 
 
 def _entry(content: Any, where: str, path: Path) -> Iterator[Run]:
-    entry = _mapping(content, where, ENTRY)
+    entry = mapping(content, where, ENTRY)
     chosen, settings = _notebooks(entry.get("notebooks"), where, path), _settings(entry, where)
     for notebook in chosen:
         declared = notebooks.declared(notebook)
@@ -111,12 +116,12 @@ def _notebooks(content: Any, where: str, path: Path) -> list[Path]:
 
 def _settings(entry: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
     """Every combination of parameters that an entry asks for."""
-    fixed = _mapping(entry.get("set", {}), f"{where}, set")
+    fixed = mapping(entry.get("set", {}), f"{where}, set")
     grid, zipped = (
-        {name: _values(value, name, where) for name, value in _mapping(entry.get(way, {}), f"{where}, {way}").items()}
+        {name: _values(value, name, where) for name, value in mapping(entry.get(way, {}), f"{where}, {way}").items()}
         for way in ("grid", "zip")
     )
-    listed = [_mapping(item, f"{where}, list") for item in _values(entry.get("list", [{}]), "list", where)]
+    listed = [mapping(item, f"{where}, list") for item in _values(entry.get("list", [{}]), "list", where)]
     seeds = {"seed": _seeds(entry["seeds"], where)} if "seeds" in entry else {}
     names = [*fixed, *grid, *zipped, *seeds, *{name for item in listed for name in item}]
     for name in names:
@@ -148,7 +153,7 @@ def _values(content: Any, name: str, where: str) -> list[Any]:
     return content
 
 
-def _mapping(content: Any, where: str, known: tuple[str, ...] = ()) -> dict[str, Any]:
+def mapping(content: Any, where: str, known: tuple[str, ...] = ()) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise RefusedError(f"{where} holds {content!r}; it must be `name: value` lines")
     for key in content:
