@@ -77,7 +77,7 @@ def _one(path: Path, *, check: bool, timeout: float) -> str | None:
 
 
 def canonical(notebook: NotebookNode) -> NotebookNode:
-    """A notebook in the one form that is committed: its text, tags, tolerances, what its boxes and numbers rest on, and outputs."""
+    """A notebook in the one form that is committed: text, tags, tolerances, what boxes and numbers rest on, outputs."""
     cells = []
     for number, cell in enumerate(notebook.cells):
         kept = {key: cell.metadata[key] for key in CELL_METADATA if key in cell.metadata}
