@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 import mamlkit as mk
 from mamlkit import figures
 from mamlkit.figures.charts import label, line, name_lines, rows, strip, ticks
-from mamlkit.figures.theme import MAML, QUERY, THETA, canvas
+from mamlkit.figures.theme import MAML, QUERY, THETA, canvas, ink
 from mamlkit.study import notebooks
 
 ROOT = Path(__file__).parents[1]
@@ -83,7 +83,7 @@ def test_names_of_lines_that_end_together_are_pushed_apart(scale: str) -> None:
     low, middle, high = sorted(heights(figure))
     assert middle - low > 10
     assert high - middle > 10
-    assert {text.get_color() for text in ax.texts} == {THETA.color, QUERY.color, MAML.color}
+    assert {text.get_color() for text in ax.texts} == {ink(role.color) for role in (THETA, QUERY, MAML)}
 
 
 def test_a_line_without_a_label_gets_no_name() -> None:

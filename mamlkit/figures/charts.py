@@ -17,7 +17,7 @@ from matplotlib.ticker import NullLocator
 from torch import Tensor
 
 from mamlkit.curves import Curve
-from mamlkit.figures.theme import FAILURE, LEVEL, MAML, NOTE, QUERY, SUPPORT, THETA, TRUTH, Role, canvas
+from mamlkit.figures.theme import FAILURE, LEVEL, MAML, NOTE, QUERY, SUPPORT, THETA, TRUTH, Role, canvas, ink
 from mamlkit.statistics import half_width
 
 # The named starts, each with the role that draws it; any other name is drawn as a query curve.
@@ -64,8 +64,8 @@ def levels(ax: Axes, known: Numbers) -> None:
 def label(
     ax: Axes, text: str, x: Number, y: Number, color: str = "black", *, dx: float = 4, dy: float = 0, **style: Any
 ) -> None:
-    """Write a text at the data point (x, y), moved by (dx, dy) points: bold and in a colour, or in a style given."""
-    shown = {"color": color, "va": "center", "fontweight": "bold", "annotation_clip": False, **style}
+    """Write a text at the data point (x, y), moved by (dx, dy) points: bold, in the ink of a colour, or as styled."""
+    shown = {"color": ink(color), "va": "center", "fontweight": "bold", "annotation_clip": False, **style}
     ax.annotate(text, (flat(x).item(), flat(y).item()), (dx, dy), textcoords="offset points", **shown)
 
 

@@ -11,7 +11,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from torch import Tensor
 
 from mamlkit.figures.charts import label, line
-from mamlkit.figures.theme import FIRST_ORDER, MAML, QUERY, SUPPORT, THETA, TRUTH, Role, canvas
+from mamlkit.figures.theme import FIRST_ORDER, MAML, QUERY, SUPPORT, THETA, TRUTH, Role, canvas, ink
 
 # (room, what it does, the symbols, what it passes on, as which role)
 ROOMS = (
@@ -44,7 +44,7 @@ def one_way_through() -> Figure:
         if i + 1 < len(ROOMS):
             _arrow(ax, [(left[i] + width, middle), (left[i + 1], middle)], role)
             middle_of_gap = (left[i] + width + left[i + 1]) / 2
-            ax.text(middle_of_gap, middle + 0.07, passed, ha="center", color=role.color, fontsize=8)
+            ax.text(middle_of_gap, middle + 0.07, passed, ha="center", color=ink(role.color), fontsize=8)
     for role, begin, level, end, edge, text in (
         (QUERY, 0.64, 0.98, centre[2], bottom, "query $D'_i$: fresh data of the same task"),
         (TRUTH, 0.32, 0.42, centre[4], bottom, "unseen tasks, support and query (the test split, asked for by name)"),

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import seaborn
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 WIDE = 7.0  # inches: two columns of a page
@@ -46,6 +47,23 @@ FAILURE = Role("#D55E00", (0, (3, 1, 1, 1, 1, 1)), "X")
 LEVEL: dict[str, Any] = {"color": TRUTH.color, "linestyle": (0, (2, 2)), "linewidth": 0.9, "zorder": 1}
 NOTE: dict[str, Any] = {"color": TRUTH.color, "fontsize": 8, "fontweight": "normal"}  # a text that names no line
 CLEAR: dict[str, Any] = {"facecolor": "white", "linewidth": 0, "pad": 1}  # behind a text on a line
+
+
+CONTRAST = 4.5  # of text against what it stands on, at least (WCAG 2, success criterion 1.4.3)
+
+
+def luminance(color: Any) -> float:
+    """The relative luminance of a colour, from 0 for black to 1 for white (WCAG 2)."""
+    red, green, blue = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in to_rgb(color))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def ink(color: Any) -> tuple[float, float, float]:
+    """The colour for text on white: the same hue, darkened until it can be read."""
+    red, green, blue = to_rgb(color)
+    while 1.05 / (luminance((red, green, blue)) + 0.05) < CONTRAST:
+        red, green, blue = 0.95 * red, 0.95 * green, 0.95 * blue
+    return red, green, blue
 
 
 LOOK = {

@@ -22,7 +22,7 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
-CELL_METADATA = ("tags", "nbval_tolerance")
+CELL_METADATA = ("tags", "nbval_tolerance", "box", "numbers")
 WARNING = re.compile(r"^.*\b[A-Z]\w*Warning: .*$", re.MULTILINE)
 
 
@@ -77,7 +77,7 @@ def _one(path: Path, *, check: bool, timeout: float) -> str | None:
 
 
 def canonical(notebook: NotebookNode) -> NotebookNode:
-    """A notebook in the one form that is committed: its text, tags, tolerances and outputs, and nothing else."""
+    """A notebook in the one form that is committed: text, tags, tolerances, what boxes and numbers rest on, outputs."""
     cells = []
     for number, cell in enumerate(notebook.cells):
         kept = {key: cell.metadata[key] for key in CELL_METADATA if key in cell.metadata}
