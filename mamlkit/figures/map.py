@@ -72,7 +72,7 @@ def three_starts(
         band = {"yerr": flat(curve.half_width()), **STARTS[name].joined}
         right.errorbar([0, 1], flat(curve.mean()), label="_", **band)
         line(right, [0, 1], curve.mean(), STARTS[name], label=name)
-    levels(right, {"best single\nfunction": floor})
+    levels(right, {"floor": floor})
     ticks(right.xaxis, [0, 1], ["before", "after"].__getitem__)
     right.set(xlim=(-0.2, 1.2), ylim=(0, None), title=f"mean of {tasks} waves", xlabel="the step")
     right.set_ylabel("query MSE (95%\ninterval over tasks)")
@@ -157,7 +157,7 @@ def two_minima(
     centres               the best weight of each task
     """
     figure, (left, right) = canvas(1, 2, height=2.9, title="The step moves the best start; where to depends on α")
-    for values, role, text in ((joint, THETA, "before the step"), (after, MAML, "after one step")):
+    for values, role, text in ((joint, THETA, "before a step"), (after, MAML, "after one")):
         line(left, starts, values, role)
         low = values.argmin()
         left.plot(starts[low], values[low], **role._replace(marker="o").dots, markersize=7)
@@ -165,11 +165,13 @@ def two_minima(
     left.set(
         xlabel=r"start $\theta$ (one weight)", ylabel="mean loss, two tasks", ylim=(0, None), xlim=(None, starts[-1])
     )
-    line(right, alphas, best, MAML, linewidth=2, label="MAML")
+    line(right, alphas, best, MAML, linewidth=2)
+    here = (alphas - alpha).abs().argmin()
+    label(right, f"MAML, here with α = {alpha:g}", alphas[here], best[here], MAML.color, dx=7)
     right.axhline(best[0], **THETA.line, label="joint training")
     for number, centre in enumerate(centres, 1):
         right.axhline(centre, **LEVEL, label=f"best for task {number}")
-    right.plot(alpha, best[(alphas - alpha).abs().argmin()], **MAML._replace(marker="o").dots, markersize=7)
+    right.plot(alpha, best[here], **MAML._replace(marker="o").dots, markersize=7)
     right.set(xlabel=r"inner step size $\alpha$", ylabel=r"best start $\theta$", xlim=(0, alphas[-1]))
     name_lines(right)
     return figure
