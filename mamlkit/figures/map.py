@@ -165,13 +165,15 @@ def two_minima(
     left.set(
         xlabel=r"start $\theta$ (one weight)", ylabel="mean loss, two tasks", ylim=(0, None), xlim=(None, starts[-1])
     )
+    left.set_title(f"α = {alpha:g}")
     line(right, alphas, best, MAML, linewidth=2)
-    here = (alphas - alpha).abs().argmin()
-    label(right, f"MAML, here with α = {alpha:g}", alphas[here], best[here], MAML.color, dx=7)
+    here, last = (alphas - alpha).abs().argmin(), (best < best[0]).nonzero()[-1]
+    label(right, "MAML", alphas[last], best[last], MAML.color, dx=5, dy=-12)
     right.axhline(best[0], **THETA.line, label="joint training")
     for number, centre in enumerate(centres, 1):
         right.axhline(centre, **LEVEL, label=f"best for task {number}")
     right.plot(alpha, best[here], **MAML._replace(marker="o").dots, markersize=7)
     right.set(xlabel=r"inner step size $\alpha$", ylabel=r"best start $\theta$", xlim=(0, alphas[-1]))
+    right.set_title("every α: the best start")
     name_lines(right)
     return figure
