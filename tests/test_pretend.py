@@ -33,7 +33,7 @@ ENVIRONMENT = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), 
 
 # What makes each notebook that has a device short. Nothing that it computes is left out.
 SHORT: dict[str, dict[str, Any]] = {
-    "00": {},
+    "00": {"iterations": 5},
     "02": {"n": 200, "fit_steps": 20},
     "03": {},
     "04": {"iterations": 20, "validation_size": 20, "test_size": 20},

@@ -15,7 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "theme": ["theme"],
         "charts": ["adaptation_curves", "adapted_functions"],
-        "map": ["one_way_through", "slopes"],
+        "map": ["one_way_through", "slopes", "three_starts", "two_minima"],
         "tasks": ["gallery", "mean_square_in_parts", "pooled_average"],
         "support_and_query": ["losses_while_fitting", "support_against_query"],
         "inner_adaptation": ["limit_of_alpha", "loss_map", "random_start", "share_left"],

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
+from torch import Tensor
 
-from mamlkit.figures.charts import Band, Tensors, label, line, name_lines, ticks
-from mamlkit.figures.theme import LEVEL, MAML, QUERY, SUPPORT, THETA, TRUTH, canvas
+from mamlkit.figures.charts import Band, Tensors, label, levels, line, name_lines, over_tasks, ticks
+from mamlkit.figures.theme import LEVEL, MAML, QUERY, SUPPORT, TRUTH, canvas
 
 
 def support_against_query(
@@ -34,30 +35,32 @@ def support_against_query(
 
 
 def losses_while_fitting(
-    curves: Mapping[str, Band], floor: float, constant: float, tasks: int, example: Tensors
+    losses: Mapping[str, Tensor], floor: float, constant: float, example: Tensors, *, title: str
 ) -> Figure:
-    """A network fitted to one task's support, and the two losses over the gradient steps, averaged over tasks.
+    """A network fitted to one task's support; over many tasks, the two losses and how each changes since the start.
 
-    curves    "support" and "query": mean and half-width of the 95% interval over tasks, [steps + 1] each
+    losses    "support" and "query": loss of each task after 0, 1, … gradient steps, [tasks, steps + 1] each
     floor     the noise σ²; `constant` is the loss of predicting 0 everywhere
     example   one task: "grid", "wave", "fit" [points]; "support x", "support y", "query x", "query y"
+
+    The band of a change is the 95% interval of its mean over tasks, each compared with itself at the start.
     """
-    figure, (left, right) = canvas(1, 2, height=2.9)
+    figure, (left, middle, right) = canvas(1, 3, height=2.9, title=title)
     line(left, example["grid"], example["fit"], MAML._replace(dash=(0, (6, 2))), label="fit")
     line(left, example["grid"], example["wave"], TRUTH, linewidth=1, label="wave")
     for name, role in (("support", SUPPORT), ("query", QUERY)):
         left.plot(example[f"{name} x"], example[f"{name} y"], **role.dots, markersize=4.5, label=name)
-        mean, half = curves[name]
+        line(middle, range(losses[name].shape[1]), losses[name].mean(0), role, linewidth=1.8, label=name)
+        mean, half = over_tasks(losses[name] - losses[name][:, :1])
         line(right, range(len(mean)), mean, role, half, linewidth=1.8, label=name)
     low, high = left.get_ylim()
-    left.set(xlabel="x", ylabel="y", ylim=(low, high + 0.3 * (high - low)), title="Task 0: the fit follows the support")
-    left.legend(loc="upper left", ncols=2, labelcolor="linecolor")
-    right.axhline(constant, **THETA.line, linewidth=1)
-    label(right, "predict 0 everywhere", 0.45 * len(mean), constant, THETA.color, dy=6)
-    if floor:
-        right.axhline(floor, **LEVEL)
-        label(right, "noise σ²", 0, floor, TRUTH.color, dy=-7)
-    right.set(xlabel="gradient steps on the support", xlim=(0, 1.02 * (len(mean) - 1)), ylim=(0, None))
-    right.set(ylabel=f"mean loss (band: 95% over {tasks} tasks)", title="The support loss falls, the query loss lags")
-    name_lines(right)
+    left.set(xlabel="x", ylabel="y", ylim=(low, high + 0.35 * (high - low)), title="one task and its fit")
+    left.legend(loc="upper left", ncols=2, columnspacing=1, handlelength=1.6)
+    levels(middle, {"predict 0": constant} | ({"noise σ²": floor} if floor else {}))
+    middle.set(ylabel="mean loss", ylim=(0, None), title=f"mean of {len(losses['query'])} tasks")
+    levels(right, {"no change": 0})
+    right.set(ylabel="mean change since the start\n(paired; band: 95% over tasks)", title="the same, paired")
+    for ax in (middle, right):
+        ax.set(xlabel="gradient steps", xlim=(0, losses["query"].shape[1] - 1))
+        name_lines(ax)
     return figure

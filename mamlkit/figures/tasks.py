@@ -50,7 +50,7 @@ def pooled_average(
     line(ax, curves["grid"], curves["mean of waves"], TRUTH, label="mean of all waves,\nclosed form")
     ax.errorbar(*measured, **QUERY.dots, label="measured, 95%\ninterval over tasks")
     ax.set(xlabel=f"x (grey: one point of each of {count:,} tasks)", ylabel="y")
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), labelcolor="linecolor", labelspacing=1)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), labelspacing=1)
     return figure
 
 
