@@ -134,13 +134,15 @@ def adaptation_curves(
             marks = range(len(mean)) if last <= 20 else [0, 1, 2, 5, 10, *range(20, len(mean), 40)]
             line(ax, range(len(mean)), mean, role, half, label=name, marker=role.marker, markevery=list(marks))
         levels(ax, oracles)
+        ax.set_xlabel("inner steps k")
         if last > 20:
             ax.set_xscale("symlog", linthresh=1, linscale=0.4)
             ticks(ax.xaxis, (k for k in (0, 1, 3, 10, 30, 100, 300, 1000) if k <= last))
+            ax.set_xlabel("inner steps k (logarithmic from 1 on)")
         if trained_steps is not None:
             ax.axvline(trained_steps, **LEVEL)
             label(ax, "k in training", trained_steps, top, dx=3, dy=-2, va="top", **NOTE)
-        ax.set(xlabel="inner steps k", ylim=(0, top), xlim=(0, last), title=heading)
+        ax.set(ylim=(0, top), xlim=(0, last), title=heading)
         name_lines(ax)
     axes[0].set_ylabel(f"query MSE (mean of {len(curves[0].loss)}\ntasks, band: 95% interval)")
     return figure
@@ -170,5 +172,5 @@ def adapted_functions(
 
 
 def step_style(role: Role, steps: int, last: int) -> Role:
-    """The unadapted function in θ's grey, the last number of steps in the start's own style, others dotted."""
-    return role._replace(dash="-" if steps == last else (0, (1, 1))) if steps else THETA
+    """A start's own colour for all its steps: the last number of them solid, none dashed, others dotted."""
+    return role._replace(dash="-" if steps == last else (0, (1, 1)) if steps else (0, (4, 2)))

@@ -4,30 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from mamlkit.figures.charts import Band, Tensors, bars, flat, label, line
-from mamlkit.figures.theme import FAILURE, MAML, QUERY, SUPPORT, THETA, TRUTH, Role, canvas
+from mamlkit.figures.charts import Band, Tensors, bars, flat, label, line, name_lines
+from mamlkit.figures.theme import CLEAR, FAILURE, LEVEL, MAML, NOTE, QUERY, SUPPORT, THETA, TRUTH, Role, canvas
 
 Loss = Callable[[Tensor], Tensor]  # of parameters [2] → scalar
 
 
 def loss_map(loss: Loss, path: Tensor, optimum: Tensor, *, title: str) -> Figure:
-    """The path of θ over a task's loss surface.
+    """The path of θ over a task's loss surface, and the straight way to the optimum.
 
     loss     the loss of parameters [2] → scalar
     path     [steps + 1, 2], the start first; the second point is θ'
     optimum  [2], where the task's loss is lowest
     """
     figure, (ax,) = canvas(width=5.2, height=3.6, title=title)
+    straight = torch.stack([path[0], optimum])
+    line(ax, straight[:, 0], straight[:, 1], TRUTH, **LEVEL)
     _plane(ax, loss, path[1:], path, optimum, MAML, ratio=1.5)
     line(ax, path[:2, 0], path[:2, 1], THETA, linewidth=1.6)
+    middle = 0.45 * path[0] + 0.55 * optimum
+    above = 1 if path[1, 1] > middle[1] else -1  # the side of θ', which the name of the straight line leaves free
+    label(ax, "the straight line", middle[0], middle[1], dy=-11 * above, ha="right", bbox=CLEAR, **NOTE)
     if len(path) > 1:
         ax.plot(*flat(path[1]), **MAML.dots, markersize=7)
-        label(ax, "θ', after one step", path[1, 0], path[1, 1], MAML.color, dx=-3, dy=12)
+        label(ax, "θ', after one step", path[1, 0], path[1, 1], MAML.color, dx=-3, dy=12 * above, bbox=CLEAR)
     return figure
 
 
@@ -63,58 +70,68 @@ def limit_of_alpha(
     return figure
 
 
-def share_left(alphas: Tensor, left: Band, *, alpha: float, tasks: int, title: str) -> Figure:
-    """The share of a loss that one step leaves, against α: mean over tasks with its 95% interval, and the floor."""
-    figure, (ax,) = canvas(width=5.0, height=2.6, title=title)
+def share_left(alphas: Tensor, left: Band, *, test: tuple[float, float], alpha: float, n: int, title: str) -> Figure:
+    """The share of a loss that one step leaves, against α, on validation tasks; at the best α, that on test tasks.
+
+    left   mean over n tasks and the half-width of its 95% interval
+    test   the same two numbers on n test tasks, at the α that is best on the validation tasks
+    alpha  another step size to mark
+    """
+    figure, (ax,) = canvas(width=5.6, height=2.9, title=title)
     mean, half = map(flat, left)
     line(ax, alphas, mean, MAML, half)
     best = int(mean.argmin())
-    ax.plot(alphas[best], mean[best], **MAML.dots, markersize=6)
-    label(ax, "the best α", alphas[best], mean[best], MAML.color, dy=14, ha="center")
+    ax.plot(alphas[best], mean[best], marker="o", markersize=9, fillstyle="none", color=MAML.color)
+    ax.errorbar(float(alphas[best]), *test, **QUERY.joined, markersize=4)
+    chosen = f"α = {float(alphas[best]):.2f}, chosen on validation:\n{test[0]:.0%} left on test tasks"
+    label(ax, chosen, alphas[best], mean[best], QUERY.color, dx=0, dy=56, ha="center")
     if alphas.min() <= alpha <= alphas.max():
         near = mean[int((alphas - alpha).abs().argmin())]
-        ax.plot(alpha, near, **QUERY.dots, markersize=5)
-        label(ax, "α of this notebook", alpha, near, QUERY.color, dx=10, dy=4)
+        ax.plot(alpha, near, **MAML.dots, markersize=5)
+        label(ax, f"α = {alpha:g}, used above", alpha, near, MAML.color, dx=10, dy=6)
     ax.axhline(1, **THETA.line, linewidth=1)
     ax.axhline(0, color=TRUTH.color, linewidth=1)
     label(ax, "the start θ", alphas[0], 1, THETA.color, dx=0, dy=6)
     label(ax, "each task's optimum", alphas[-1], 0, TRUTH.color, dx=0, dy=7, ha="right")
     ax.set(xlabel="inner step size α", ylim=(-0.05, min(1.4, float(mean.max()) + 0.1)))
-    ax.set_ylabel(f"query loss after one step\n÷ before (mean of {tasks} tasks,\nband: 95% interval)")
+    ax.set_ylabel(f"query loss after one step ÷ before\n(line: {n} validation tasks;\nband, bar: 95% interval)")
     return figure
 
 
 def random_start(
-    x: Tensor, truth: Tensor, support: Sequence[Tensor], functions: Tensors, curve: Band, *, tasks: int, title: str
+    x: Tensor, truth: Tensor, support: Sequence[Tensor], functions: Tensors, curve: Band, *, n: int, title: str
 ) -> Figure:
     """Left: one wave and the network's function after some numbers of steps. Right: query loss against steps.
 
     x, truth   [points], the wave; support: its examples (x, y)
     functions  name → the network's function at x; the first is the start, before adaptation
-    curve      query loss after 0, 1, … steps
+    curve      query loss after 0, 1, … steps, over n tasks
     """
     figure, (wave, losses) = canvas(1, 2, height=2.9, title=title)
     line(wave, x, truth, TRUTH, linewidth=2, label="the wave")
     for (name, y), role in zip(functions.items(), (THETA, QUERY, MAML), strict=False):
         line(wave, x, y, role, marker=role.marker, markevery=0.1, label=name)
-    wave.plot(*support, **SUPPORT.dots, markersize=6, label="support")
-    wave.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=3, fontsize=7.5, columnspacing=1)
+    wave.plot(*support, **SUPPORT.dots, markersize=6)
     wave.set(xlabel="x", ylabel="y")
-    start, highest = float(curve[0][0]), float((curve[0] + curve[1]).max())
+    wave.margins(x=0)
+    name_lines(wave)
+    highest = int(support[1].argmax())
+    label(wave, "support", support[0][highest], support[1][highest], SUPPORT.color, dx=6, dy=8, bbox=CLEAR)
+    start, top = float(curve[0][0]), float((curve[0] + curve[1]).max())
     bars(losses, range(len(curve[0])), curve, MAML)
     losses.axhline(start, **THETA.line, linewidth=1)
     losses.axhline(0, color=TRUTH.color, linewidth=1)
-    label(losses, "dashed: no adaptation", 0, highest, THETA.color, dx=0, dy=9)
+    label(losses, "dashed: no adaptation", 0, top, THETA.color, dx=0, dy=9)
     label(losses, "a perfect fit", 0, 0, TRUTH.color, dx=0, dy=7)
-    losses.set(xlabel="inner steps", ylim=(-0.2, 1.25 * highest))
-    losses.set_ylabel(f"query MSE (mean of {tasks} tasks,\nbar: 95% interval)")
+    losses.set(xlabel="inner steps", ylim=(-0.2, 1.25 * top))
+    losses.set_ylabel(f"query MSE (mean of {n} tasks,\nbar: 95% interval over tasks)")
     return figure
 
 
 def _plane(ax: Axes, loss: Loss, path: Tensor, inside: Tensor, optimum: Tensor, role: Role, *, ratio: float) -> None:
     """A path, its start and the optimum over contours of the loss around the points `inside`; width = ratio · height.
 
-    The contours are evenly spaced in the loss's square root.
+    The contours are evenly spaced in the loss's square root, each named where it is farthest from the path.
     """
     start, optimum, path = (values.detach().cpu() for values in (inside[0], optimum, path))
     points = torch.cat([inside.detach().cpu(), optimum[None]])
@@ -126,11 +143,30 @@ def _plane(ax: Axes, loss: Loss, path: Tensor, inside: Tensor, optimum: Tensor, 
     surface = torch.tensor([[float(loss(torch.stack([a, b]))) for a in first] for b in second])
     steps = torch.linspace(0, float(surface.max()) ** 0.5, 12)[1:] ** 2
     lines = ax.contour(first, second, surface, levels=steps, colors="#a0a0a0", linewidths=0.7)
-    ax.clabel(lines, steps[1::2].tolist(), fmt="%.2g", fontsize=7)
+    inner = torch.stack([middle[0] + unit[[6, -7]] * ratio, middle[1] + unit[[6, -7]]])  # where a number is not cut off
+    places = [_free(lines.allsegs[i], inner, torch.cat([path, optimum[None]])) for i in range(1, len(steps), 2)]
+    for level, place in zip(steps[1::2].tolist(), places, strict=True):
+        if place is not None:
+            ax.clabel(lines, [level], fmt="%.2g", fontsize=7, colors="#595959", manual=[place.tolist()])
     ax.set(aspect="equal", xlim=(first[0], first[-1]), ylim=(second[0], second[-1]))
     ax.set(xlabel="first weight", ylabel="second weight")
     ax.plot(*path.T, color=role.color, marker=role.marker, linewidth=1, markersize=3)
     ax.plot(*start, **THETA.dots, markersize=7)
     ax.plot(*optimum, **TRUTH.dots, markersize=8, markeredgewidth=2)
     label(ax, "θ", start[0], start[1], THETA.color, dx=-9, dy=9)
-    label(ax, "optimum", optimum[0], optimum[1], TRUTH.color, dx=0, dy=-13, ha="center")
+    label(ax, "optimum", optimum[0], optimum[1], TRUTH.color, dx=0, dy=-13, ha="center", bbox=CLEAR)
+
+
+def _free(contour: Sequence[ArrayLike], inner: Tensor, path: Tensor) -> Tensor | None:
+    """The point of a contour, inside a box, that is farthest from the lines of a path; None if it lies outside.
+
+    inner  [2, 2], of each coordinate the lowest and the highest
+    path   [points, 2]
+    """
+    points = torch.cat([torch.as_tensor(np.asarray(segment)).to(path) for segment in contour])
+    points = points[((points > inner[:, 0]) & (points < inner[:, 1])).all(1)]
+    if not len(points):
+        return None
+    between = torch.linspace(0, 1, 20, dtype=path.dtype)[:, None, None]
+    passed = (path[:-1] * (1 - between) + path[1:] * between).reshape(-1, 2)  # along the path, not at its corners alone
+    return points[torch.cdist(points, passed).min(1).values.argmax()]

@@ -11,7 +11,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from mamlkit.figures.charts import Tensors, label, line, ticks
-from mamlkit.figures.theme import FIRST_ORDER, MAML, TRUTH, canvas
+from mamlkit.figures.theme import FIRST_ORDER, MAML, TRUTH, canvas, luminance
+
+EVEN = 0.179  # the luminance on which black and white are read equally well, each at a contrast of 4.6
 
 
 def heat_maps(matrices: Tensors, *, title: str, blocks: Mapping[str, int] | None = None) -> Figure:
@@ -35,7 +37,7 @@ def heat_maps(matrices: Tensors, *, title: str, blocks: Mapping[str, int] | None
             ax.set(xlabel="θ moved in coordinate", ylabel="θ' moves in coordinate")
         for row, values in enumerate(matrix.tolist() if len(matrix) <= 6 else ()):
             for column, value in enumerate(values):
-                shade = "white" if abs(value) > 0.6 * bound else "black"
+                shade = "white" if luminance(image.to_rgba(value)[:3]) < EVEN else "black"
                 ax.text(column, row, f"{value:.2f}".replace("-", "−"), color=shade, ha="center", va="center")
     figure.colorbar(image, ax=axes, shrink=0.8, label="value of the entry")
     return figure
@@ -47,7 +49,7 @@ def _mark_blocks(ax: Axes, blocks: Mapping[str, int]) -> None:
         ax.axhline(edge - 0.5, color=TRUTH.color, linewidth=0.6)
         ax.axvline(edge - 0.5, color=TRUTH.color, linewidth=0.6)
     middles = [edge + (count - 1) / 2 for edge, count in zip(edges, blocks.values(), strict=False)]
-    ax.set_xticks(middles, list(blocks), rotation=45, ha="right", rotation_mode="anchor")
+    ax.set_xticks(middles, list(blocks))
     ax.set_yticks(middles, list(blocks))
     ax.tick_params(length=0)
 
