@@ -1,4 +1,4 @@
-"""The learning curve of notebook 06, whose other figures are in `charts`."""
+"""The learning curve of notebook 06 and its place among seeds; its other figures are in `charts`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from mamlkit.figures.charts import Numbers, flat, levels, line, name_lines
+from mamlkit.figures.charts import Numbers, flat, label, levels, line, name_lines
 from mamlkit.figures.theme import MAML, THETA, canvas
 from mamlkit.train import Iteration
 
@@ -39,4 +39,17 @@ def learning_curve(
     levels(ax, oracles)
     ax.set_ylim(bottom=0)
     name_lines(ax)
+    return figure
+
+
+def place_among_seeds(others: Sequence[float], ours: float, half_width: float, *, seed: int, title: str) -> Figure:
+    """The share of the error that one step removes: a dot for each other training, ours with its interval."""
+    figure, (ax,) = canvas(height=1.3, title=title)
+    ax.plot(others, [0] * len(others), **THETA.dots, markersize=6, alpha=0.6)
+    label(ax, f"{len(others)} other seeds", min(others), 0, THETA.color, dx=0, dy=-12, ha="left")
+    ax.errorbar([ours], [0], xerr=[half_width], **MAML.joined, markersize=7)
+    label(ax, f"seed {seed}, bar: 95% over tasks", ours, 0, MAML.color, dx=0, dy=12, ha="center")
+    ax.set(xlabel="share of the error that one step removes", yticks=[], ylim=(-1, 1), xlim=(0.5, 0.9))
+    ax.xaxis.set_major_formatter("{x:.0%}")
+    ax.spines["left"].set_visible(False)
     return figure
