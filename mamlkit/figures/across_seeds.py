@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
 from mamlkit.figures.charts import Values, label, line, name_lines, rows, ticks
-from mamlkit.figures.theme import FAILURE, FIRST_ORDER, LEVEL, MAML, NOTE, QUERY, THETA, TRUTH, Role, canvas
+from mamlkit.figures.theme import FAILURE, LEVEL, MAML, NOTE, QUERY, THETA, TRUTH, Role, canvas
 from mamlkit.statistics import Interval, wilson_interval
 
 
@@ -77,16 +77,20 @@ def coverage(hits: Mapping[str, int], *, repeats: int, title: str) -> Figure:
 
 
 def paired_seeds(
-    first: Mapping[int, float], second: Mapping[int, float], intervals: Mapping[str, Interval], *, title: str
+    methods: Mapping[str, Mapping[int, float]], intervals: Mapping[str, Interval], *, title: str
 ) -> Figure:
-    """Errors of both orders seed by seed, joined, and 95% intervals of their mean difference by name."""
+    """Errors of two methods seed by seed, joined, and 95% intervals of their mean difference by name.
+
+    methods  two names, the one that is expected to lose first, each to {seed: error}
+    """
     figure, (left, right) = canvas(1, 2, height=2.6, title=title)
+    names, (first, second) = list(methods), methods.values()
     for seed, value in first.items():
         color = THETA.color if second[seed] < value else FAILURE.color
         left.plot((0, 1), (value, second[seed]), color=color, linewidth=1, zorder=1)
-    left.plot([0] * len(first), list(first.values()), **FIRST_ORDER.dots, markersize=5)
-    left.plot([1] * len(second), list(second.values()), **MAML.dots, markersize=5)
-    left.set_xticks((0, 1), ["first order", "second order"])
+    for place, (errors, role) in enumerate(((first, THETA), (second, MAML))):
+        left.plot([place] * len(errors), list(errors.values()), **role.dots, markersize=5)
+    left.set_xticks((0, 1), names)
     left.set(xlim=(-0.4, 1.4), ylabel="query MSE after one step", title=f"One line a seed, n = {len(first)}")
     for row, (name, interval) in enumerate(intervals.items()):
         _interval(right, row, interval, QUERY)
@@ -95,7 +99,7 @@ def paired_seeds(
     right.set_yticks([])
     right.spines["left"].set_visible(False)
     right.set(ylim=(len(intervals) - 0.6, -0.7), title="Their mean difference")
-    right.set_xlabel("first minus second order (MSE)\nbar: 95% interval over seeds")
+    right.set_xlabel(f"{names[0]} minus {names[1]} (MSE)\nbar: 95% interval over seeds")
     right.margins(x=0.15)
     return figure
 
