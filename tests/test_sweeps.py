@@ -59,7 +59,7 @@ def test_the_committed_table_is_what_the_runs_say(name: str, runs: list[Sidecar]
 
 
 def test_notebook_13_reads_a_sweep_of_ones_own_as_far_as_it_goes(tmp_path: Path) -> None:
-    """Three seeds of 06, on one of which a claim fails, and nothing of 07 and 10."""
+    """Three seeds of 06, on one of which a claim fails, and nothing of 08 and 10."""
     found = sorted(RESULTS.glob("06_*.json"))[:3]
     for path in found:
         shutil.copy(path, tmp_path)
@@ -72,7 +72,7 @@ def test_notebook_13_reads_a_sweep_of_ones_own_as_far_as_it_goes(tmp_path: Path)
     said = "".join(output.get("text", "") for cell in executed.cells for output in cell.get("outputs", []))
     assert "3 runs of 1 notebooks; 2 ended well" in said
     assert f"2 of 3: {broken['claims'][3]['claim']} (06_the_meta_update)" in said
-    assert "has no two good runs of 07" in said
+    assert "has no two good runs of 08" in said
     records = {record["name"]: record["value"] for record in result.records}
     ours = [json.loads(path.read_text("utf-8"))["records"] for path in found[1:]]
     step = [next(r["value"]["1"][0] for r in run if r["name"].startswith("test mse, MAML start")) for run in ours]

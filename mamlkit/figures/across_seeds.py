@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
 from mamlkit.figures.charts import Values, label, line, name_lines, rows, ticks
-from mamlkit.figures.theme import CLEAR, FAILURE, FIRST_ORDER, LEVEL, MAML, NOTE, QUERY, THETA, TRUTH, Role, canvas
+from mamlkit.figures.theme import FAILURE, LEVEL, MAML, NOTE, QUERY, THETA, TRUTH, Role, canvas
 from mamlkit.statistics import Interval, wilson_interval
 
 
@@ -40,11 +40,11 @@ def claims_by_seed(held: Mapping[str, Mapping[int, int]], total: Mapping[str, in
 
 
 def two_intervals(
-    means: Mapping[int, float], halves: Mapping[int, float], overall: Interval, *, tasks: int, title: str
+    means: Mapping[int, float], halves: Mapping[int, float], overall: Interval, *, test_size: int, title: str
 ) -> Figure:
     """Each seed's mean error with its 95% interval over tasks, and the interval over seeds as a band.
 
-    means, halves  seed to mean and half-width over its `tasks` test tasks. An interval that misses the mean over seeds
+    means, halves  seed to mean and half-width over its test tasks. An interval that misses the mean over seeds
                    is drawn in another colour and dash
     """
     figure, (ax,) = canvas(height=2.7, title=title)
@@ -56,7 +56,7 @@ def two_intervals(
         drawn[0].set_linestyle(role.dash)
     ax.set_xticks(range(len(means)), [str(seed) for seed in means])
     ax.set(xlim=(-0.5, len(means) - 0.5), ylabel="query MSE after one step")
-    ax.set_xlabel(f"seed (bar: 95% interval over its {tasks} tasks; cross: it misses the mean over seeds)")
+    ax.set_xlabel(f"seed (bar: 95% interval over its {test_size} tasks; cross: it misses the mean over seeds)")
     name_lines(ax)
     return figure
 
@@ -77,16 +77,20 @@ def coverage(hits: Mapping[str, int], *, repeats: int, title: str) -> Figure:
 
 
 def paired_seeds(
-    first: Mapping[int, float], second: Mapping[int, float], intervals: Mapping[str, Interval], *, title: str
+    methods: Mapping[str, Mapping[int, float]], intervals: Mapping[str, Interval], *, title: str
 ) -> Figure:
-    """Errors of both orders seed by seed, joined, and 95% intervals of their mean difference by name."""
+    """Errors of two methods seed by seed, joined, and 95% intervals of their mean difference by name.
+
+    methods  two names, the one that is expected to lose first, each to {seed: error}
+    """
     figure, (left, right) = canvas(1, 2, height=2.6, title=title)
+    names, (first, second) = list(methods), methods.values()
     for seed, value in first.items():
         color = THETA.color if second[seed] < value else FAILURE.color
         left.plot((0, 1), (value, second[seed]), color=color, linewidth=1, zorder=1)
-    left.plot([0] * len(first), list(first.values()), **FIRST_ORDER.dots, markersize=5)
-    left.plot([1] * len(second), list(second.values()), **MAML.dots, markersize=5)
-    left.set_xticks((0, 1), ["first order", "second order"])
+    for place, (errors, role) in enumerate(((first, THETA), (second, MAML))):
+        left.plot([place] * len(errors), list(errors.values()), **role.dots, markersize=5)
+    left.set_xticks((0, 1), names)
     left.set(xlim=(-0.4, 1.4), ylabel="query MSE after one step", title=f"One line a seed, n = {len(first)}")
     for row, (name, interval) in enumerate(intervals.items()):
         _interval(right, row, interval, QUERY)
@@ -94,7 +98,8 @@ def paired_seeds(
     right.axvline(0, **LEVEL)
     right.set_yticks([])
     right.spines["left"].set_visible(False)
-    right.set(ylim=(len(intervals) - 0.6, -0.7), title="Their mean difference", xlabel="first minus second order (MSE)")
+    right.set(ylim=(len(intervals) - 0.6, -0.7), title="Their mean difference")
+    right.set_xlabel(f"{names[0]} minus {names[1]} (MSE)\nbar: 95% interval over seeds")
     right.margins(x=0.15)
     return figure
 
@@ -118,7 +123,7 @@ def effects(
             _interval(ax, row, interval, QUERY if interval.low <= 0 <= interval.high else MAML)
             label(ax, f"{interval.mean:.3g}, n = {interval.n}", 1, row, xycoords=ax.get_yaxis_transform(), **NOTE)
         ax.axvline(0, **LEVEL)
-        ax.set_xlabel(unit)
+        ax.set_xlabel(f"{unit} (grey dot: a seed; diamond and bar: mean, 95% interval)")
     return figure
 
 
@@ -128,14 +133,16 @@ def numbers_needed(
     """How many tasks or seeds an arm needs to find a difference, both axes logarithmic.
 
     curves  name to the number needed for each difference
-    marks   text to the point (difference, number) that it names
+    marks   text to the point (difference, number) that it names: one text stands below the lines, one above
     """
     figure, (ax,) = canvas(height=2.9, title=title)
     for role, (name, numbers) in zip((QUERY, FAILURE, MAML, THETA), curves.items(), strict=False):
         line(ax, differences, numbers, role, label=name)
-    for text, (difference, number) in marks.items():
-        ax.plot(difference, number, **TRUTH.dots, markersize=7, markeredgewidth=2)
-        label(ax, text, difference, number, dx=-7, ha="right", bbox=CLEAR, **NOTE)
+    corners = ((0.03, 0.07), (0.42, 0.93))  # of the axes: all lines fall, so that these two are empty
+    for (text, point), corner in zip(marks.items(), corners, strict=False):
+        ax.plot(*point, **TRUTH.dots, markersize=7, markeredgewidth=2)
+        pointer = {"arrowstyle": "-", "linewidth": 0.6, "color": TRUTH.color, "shrinkB": 5}
+        ax.annotate(text, point, corner, textcoords="axes fraction", va="center", arrowprops=pointer, **NOTE)
     ax.set(xscale="log", yscale="log", xlabel=f"difference to be found ({unit})", ylabel="needed in each arm")
     grid = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
     ticks(ax.xaxis, (tick for tick in grid if min(differences) <= tick <= max(differences)))

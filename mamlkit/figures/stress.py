@@ -36,7 +36,7 @@ def stress_map(
     figure, (chart, ax) = canvas(1, 2, height=3.2, title=title)
     count = worse.shape[1]
     mesh = chart.pcolormesh(alphas.cpu(), range(1, count + 1), worse.T.cpu(), cmap=HARM, vmin=0, vmax=1)
-    figure.colorbar(mesh, ax=chart, pad=0.02, label="share of tasks left worse off")
+    figure.colorbar(mesh, ax=chart, pad=0.02, label=f"share of {len(edges)} tasks left worse off")
     chart.plot(alpha, 0.72, marker="^", color=MAML.color, markersize=8, clip_on=False)
     chart.set(xscale="log", xlabel="inner step size α (green: trained with)", ylabel="inner steps")
     grid = [tick * 10.0**power for power in range(-6, 3) for tick in (1, 3)]
@@ -47,8 +47,8 @@ def stress_map(
         bars(ax, product, (share, half), role)
         ax.plot([], [], **role.joined, label=name)
     ax.axvline(2, **LEVEL)
-    label(ax, "predicted: 2", 2, 0.4, dx=-3, ha="right", **NOTE)
-    ax.set(xscale="log", xlabel="α·λmax of the task", ylim=(-0.03, 1.12))
+    label(ax, "predicted: 2", 2, 0.8, dx=-8, ha="right", **NOTE)
+    ax.set(xscale="log", xlabel=f"α·λmax ({len(edges)} tasks, each at every α)", ylim=(-0.03, 1.12))
     ax.set_ylabel("share of supports whose loss\nclimbs above its start (bar: 95%)")
     ticks(ax.xaxis, (0.25, 0.5, 1, 2, 4, 8, 16), lambda product: str(Fraction(product)))
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower right", ncols=3)
