@@ -686,6 +686,7 @@ def test_notebook_10_runs_on_omniglot_as_well(tmp_path: Path, monkeypatch: pytes
         drawings = Drawings(pixels[: len(characters)], *zip(*characters, strict=True))
         monkeypatch.setattr("mamlkit.images.omniglot.read_published", lambda _, found=drawings: found)
         pack(tmp_path / "omniglot" / f"{name}.zip")
+    publish_exam(tmp_path / "omniglot", monkeypatch)
     monkeypatch.setenv("MAMLKIT_DATA", str(tmp_path))
     (path,) = notebooks.select(["10"])
     few = {"dataset": "omniglot", "iterations": 2, "test_size": 8, "filters": 4}

@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -113,10 +114,13 @@ NAMED = {"background": background_split, "paper": paper_split}
 
 def omniglot_folder() -> Path:
     """Where the files are looked for: MAMLKIT_DATA if it is set, else the user's cache folder."""
-    with extra("images"):
+    if named := os.environ.get("MAMLKIT_DATA"):
+        return Path(named) / "omniglot"
+    with extra("images"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")  # of a progress bar, not asked for
         import pooch
 
-    return Path(os.environ.get("MAMLKIT_DATA") or pooch.os_cache("mamlkit")) / "omniglot"
+    return Path(pooch.os_cache("mamlkit")) / "omniglot"
 
 
 def sha256(path: Path) -> str:
