@@ -12,11 +12,11 @@ from typing import BinaryIO
 
 import numpy as np
 import pytest
-from tiny_omniglot import layout, png, publish, write_zip
+from tiny_omniglot import layout, png, publish, publish_exam, write_zip
 
 from mamlkit.images import fetch, omniglot
 from mamlkit.images.fetch import add_parser, fetch_omniglot
-from mamlkit.images.omniglot import FILES, WHOLE, Published, load_omniglot, read_zip, sha256, writing
+from mamlkit.images.omniglot import FILES, RUNS, WHOLE, Published, load_omniglot, read_zip, sha256, writing
 
 
 def run(*arguments: str | Path) -> int:
@@ -67,10 +67,11 @@ class Server:
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """Omniglot's address, with two small files."""
+    """Omniglot's address, with two small files and an exam."""
     server = Server()
     for name, alphabets in zip(WHOLE, ({"Greek": 2}, {"Avesta": 1}), strict=True):
         server.answers[name] = publish(tmp_path / "published", name, alphabets, monkeypatch).read_bytes()
+    server.answers[RUNS] = publish_exam(tmp_path / "published", monkeypatch).read_bytes()
     monkeypatch.setattr(omniglot, "ADDRESS", server.address)
     monkeypatch.setattr(fetch, "RETRIES", 0)
     monkeypatch.setenv("NO_PROXY", "*")
@@ -85,11 +86,14 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 # Downloading
 
 
-def test_fetch_downloads_checks_and_packs_both_files(server: Server, tmp_path: Path) -> None:
+def test_fetch_downloads_and_checks_the_files_and_packs_the_drawings(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "new" / "folder"
     assert run("fetch", "omniglot", "--to", folder) == 0
-    assert listing(folder) == sorted([*WHOLE, "images_background.npz", "images_evaluation.npz"])
+    assert listing(folder) == sorted([*WHOLE, RUNS, "images_background.npz", "images_evaluation.npz"])
     assert load_omniglot(folder).alphabets == ("Avesta", "Greek", "Greek")
+    assert "all_runs.zip: Lake's one-shot exam, 20 runs of 20 classes" in capsys.readouterr().out
 
 
 def test_fetching_again_downloads_only_what_is_missing(server: Server, tmp_path: Path) -> None:
@@ -127,6 +131,15 @@ def test_a_download_with_other_bytes_is_refused_and_leaves_nothing(
     assert listing(tmp_path / "to") == [WHOLE[0]], "the whole one stays and is not fetched again"
 
 
+def test_an_exam_with_other_bytes_is_refused_and_leaves_nothing(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.answers[RUNS] = server.answers[RUNS][:-1]
+    assert run("fetch", "omniglot", "--to", tmp_path / "to") == 2
+    assert "all_runs.zip is not the published file" in capsys.readouterr().err
+    assert listing(tmp_path / "to") == sorted(WHOLE)
+
+
 def test_offline_one_line_names_the_files_the_address_and_the_other_way(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +150,7 @@ def test_offline_one_line_names_the_files_the_address_and_the_other_way(
     for part in (
         "http://127.0.0.1:9/images_background.zip",
         "images_evaluation.zip",
+        "http://127.0.0.1:9/one-shot-classification/all_runs.zip",
         "--from FOLDER",
         "python -m mamlkit",
     ):
@@ -153,7 +167,9 @@ def test_a_file_that_is_gone_from_its_address_is_reported(
 
 
 def test_the_address_is_pinned_to_a_commit() -> None:
-    assert "/057f034baf2ecb8530bc5710e5a23584d2a519cc/python/images_background.zip" in fetch.places()
+    pinned = "/057f034baf2ecb8530bc5710e5a23584d2a519cc/python"
+    assert f"{pinned}/images_background.zip" in fetch.places()
+    assert f"{pinned}/one-shot-classification/all_runs.zip" in fetch.places()
 
 
 def test_a_download_that_is_cut_off_once_is_tried_again(
@@ -162,7 +178,7 @@ def test_a_download_that_is_cut_off_once_is_tried_again(
     monkeypatch.setattr(fetch, "RETRIES", 1)
     server.cut, server.heals = 100, True
     fetch_omniglot(tmp_path / "to")
-    assert server.asked == [WHOLE[0], WHOLE[0], WHOLE[1]]
+    assert server.asked == [WHOLE[0], WHOLE[0], WHOLE[1], RUNS]
     assert sha256(tmp_path / "to" / WHOLE[0]) == FILES[WHOLE[0]].sha256
 
 
@@ -184,6 +200,12 @@ def test_a_folder_gives_the_files_that_it_has(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "from" / "notes.txt").write_text("not a zip")
     assert run("fetch", "omniglot", "--from", tmp_path / "from", "--to", tmp_path / "to") == 0
     assert load_omniglot(tmp_path / "to").characters == ("character01", "character02")
+
+
+def test_the_exam_alone_is_taken_whatever_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = publish_exam(tmp_path, monkeypatch).rename(tmp_path / "download.zip")
+    assert run("fetch", "omniglot", "--from", source, "--to", tmp_path / "to") == 0
+    assert listing(tmp_path / "to") == [RUNS]
 
 
 def test_files_may_be_packed_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,13 +366,15 @@ def test_verify_tells_sound_files_from_damaged_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     zipped = publish(tmp_path, "images_background.zip", {"Greek": 2}, monkeypatch)
+    exam = publish_exam(tmp_path, monkeypatch)
     fetch_omniglot(tmp_path, tmp_path)
     assert run("verify", "--in", tmp_path) == 0
-    assert capsys.readouterr().out.count(": sound, ") == 3
-    zipped.write_bytes(zipped.read_bytes()[:-1])
+    assert capsys.readouterr().out.count(": sound, ") == 4
+    for damaged in (zipped, exam):
+        damaged.write_bytes(damaged.read_bytes()[:-1])
     zipped.with_suffix(".npz").write_bytes(b"PK")
     assert run("verify", "--in", tmp_path) == 1
-    assert capsys.readouterr().out.count(": DAMAGED. ") == 2
+    assert capsys.readouterr().out.count(": DAMAGED. ") == 3
 
 
 def test_verify_without_omniglot_says_so_and_is_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -367,9 +391,10 @@ def test_list_names_every_file_and_whether_it_is_here(
     assert run("list", "--in", tmp_path) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + len(FILES)
-    assert [": here" in line for line in lines[1:]] == [False, True, False, False]
+    assert [": here" in line for line in lines[1:]] == [False, True, False, False, False]
+    assert ["for trials" in line for line in lines[1:]] == [False, False, True, True, False]
 
 
 def test_the_registry_is_complete() -> None:
-    assert all(published.bytes > 1e6 and len(published.sha256) == 64 for published in FILES.values())
+    assert all(published.bytes > 3e5 and len(published.sha256) == 64 for published in FILES.values())
     assert isinstance(FILES[WHOLE[0]], Published)

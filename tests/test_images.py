@@ -16,21 +16,23 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tiny_omniglot import publish
+from tiny_omniglot import exam_layout, png, publish, publish_exam, write_zip
 
 import mamlkit as mk
-from mamlkit.images import Drawings, Episodes, Glyphs, Omniglot
+from mamlkit.images import Drawings, Episodes, Glyphs, Omniglot, OneShotExam
 from mamlkit.images.episodes import Indices, distinct
 from mamlkit.images.glyphs import glyphs_file, load_glyphs
 from mamlkit.images.omniglot import (
     BACKGROUND,
     EVALUATION,
+    RUNS,
     background_split,
     pack,
     paper_split,
     published_characters,
     shrink,
 )
+from mamlkit.images.one_shot_exam import read_runs
 from mamlkit.study import notebooks
 from mamlkit.study.execute import execute
 from mamlkit.tasks import SPLITS, uniforms
@@ -394,6 +396,108 @@ def test_shrinking_rounds_to_the_nearest_grey() -> None:
     assert shrink(ink)[:, 13, 0].tolist() == [round(value) for value in mean]
 
 
+# Lake's one-shot exam
+
+
+def test_the_exam_is_twenty_tasks_of_twenty_classes_with_the_published_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exam = OneShotExam(publish_exam(tmp_path, monkeypatch).parent)
+    support, query = exam.batch(0, 20, "test")
+    assert support.x.shape == query.x.shape == (20, 20, 1, 28, 28)
+    assert torch.equal(support.y, torch.arange(20).repeat(20, 1))
+    assert torch.equal(query.y, 19 - support.y), "the last class is the first item's"
+    assert torch.equal(query.x, support.x.flip(1)), "an item is drawn as its class is: labels and drawings go together"
+    assert 0.5 < query.x.max() <= 1, "ink is high, paper is 0"
+    assert query.x.median() == 0
+    assert torch.equal(exam.batch(7, 2, "test").query.x, query.x[7:9]), "a run is the same alone"
+    assert len({run.numpy().tobytes() for run in support.x}) == 20
+
+
+def test_the_exam_follows_the_environment_and_is_for_the_test_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_exam(tmp_path / "omniglot", monkeypatch)
+    monkeypatch.setenv("MAMLKIT_DATA", str(tmp_path))
+    exam = OneShotExam(dtype=torch.float64)
+    assert exam.batch(19, 1, "test").query.x.dtype == torch.float64
+    for arguments, message in (
+        ((0, 1), "split is 'train'; the exam is for testing alone"),
+        ((0, 21, "test"), "runs 0 to 21 were asked for; the exam has runs 0 to 20"),
+        ((-1, 1, "test"), "runs -1 to 0"),
+        ((3, 0, "test"), "runs 3 to 3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            exam.batch(*arguments)
+    for field in ({"dtype": torch.int64}, {"device": "gpu"}):
+        with pytest.raises(ValueError, match=next(iter(field))):
+            OneShotExam(tmp_path / "omniglot", **field)
+
+
+def test_a_learner_is_examined_on_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The items are the support's drawings, so that one step from no knowledge names nearly all."""
+    exam = OneShotExam(publish_exam(tmp_path, monkeypatch).parent)
+    objective = mk.Objective(mk.models.mlp(784, 20, hidden=(64,)), torch.nn.functional.cross_entropy)
+    model = torch.nn.Sequential(torch.nn.Flatten(), objective.model)
+    objective = mk.Objective(model, torch.nn.functional.cross_entropy)
+    curve = mk.evaluate(objective, objective.theta(), exam, alpha=1.0, steps=10, split="test", size=20)
+    assert curve.accuracy is not None
+    assert curve.accuracy.shape == (20, 11)
+    assert curve.accuracy[:, -1].mean() > 0.9
+
+
+def test_without_its_file_the_exam_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"all_runs.zip is not in .*data fetch omniglot .*--from FOLDER_OR_ZIP"):
+        OneShotExam(tmp_path)
+
+
+def test_an_exam_that_is_not_as_published_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = publish_exam(tmp_path, monkeypatch)
+    with path.open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(ValueError, match=r"all_runs.zip has sha256 .*not the published .*data fetch omniglot"):
+        OneShotExam(tmp_path)
+
+
+WRONG = "run03/class_labels.txt doesn't give each of the 20 items one of the 20 classes"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {name: None for name in exam_layout(1) if name.startswith("run01")},
+            "holds no run01; wanted are run01 to run20",
+        ),
+        ({"run20/class_labels.txt": None}, r"run20 lacks run20/class_labels.txt \(1 such\)"),
+        ({"run03/test/item20.png": None}, "run03 lacks run03/test/item20.png"),
+        ({"run03/training/class21.png": png(0)}, "run03 also holds run03/training/class21.png"),
+        ({"run03/class_labels.txt": b""}, WRONG),
+        ({"run03/class_labels.txt": exam_layout(3)["run02/class_labels.txt"]}, WRONG),
+        ({"run03/class_labels.txt": exam_layout(3)["run03/class_labels.txt"].replace(b"class20", b"class21")}, WRONG),
+        ({"run03/class_labels.txt": 2 * exam_layout(3)["run03/class_labels.txt"]}, WRONG),
+        ({"run03/class_labels.txt": exam_layout(3)["run03/class_labels.txt"] + b"and a word\n"}, WRONG),
+        ({"run03/test/item20.png": png(0, side=64)}, "item20.png is 64 × 64 pixels; wanted are 105 × 105"),
+        ({"run03/test/item20.png": b"not a picture"}, "item20.png is not a readable PNG"),
+        ({"../escape.png": png(0)}, "leads out of it"),
+    ],
+)
+def test_an_exam_with_something_wrong_in_it_is_refused(
+    tmp_path: Path, change: dict[str, bytes | None], message: str
+) -> None:
+    files: dict[str, bytes | None] = {**exam_layout(), **change}
+    path = write_zip(tmp_path / RUNS, {name: content for name, content in files.items() if content is not None})
+    with pytest.raises(ValueError, match=message):
+        read_runs(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more"])
+def test_an_exam_that_is_no_zip_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / RUNS).write_bytes(content)
+    with pytest.raises(ValueError, match="is not a whole zip"):
+        read_runs(tmp_path / RUNS)
+
+
 # A reader's own images
 
 
@@ -582,6 +686,7 @@ def test_notebook_10_runs_on_omniglot_as_well(tmp_path: Path, monkeypatch: pytes
         drawings = Drawings(pixels[: len(characters)], *zip(*characters, strict=True))
         monkeypatch.setattr("mamlkit.images.omniglot.read_published", lambda _, found=drawings: found)
         pack(tmp_path / "omniglot" / f"{name}.zip")
+    publish_exam(tmp_path / "omniglot", monkeypatch)
     monkeypatch.setenv("MAMLKIT_DATA", str(tmp_path))
     (path,) = notebooks.select(["10"])
     few = {"dataset": "omniglot", "iterations": 2, "test_size": 8, "filters": 4}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mamlkit.images.omniglot import FILES, Published, sha256
+from mamlkit.images.omniglot import FILES, RUNS, Published, sha256
 
 
 def png(seed: int, side: int = 105) -> bytes:
@@ -34,6 +34,26 @@ def layout(alphabets: Mapping[str, int], drawings: int = 20) -> dict[str, bytes]
                 path = f"images/{alphabet}/character{character:02d}/{character:04d}_{drawing:02d}.png"
                 files[path] = png(len(files) + 7919 * len(alphabet))
     return files
+
+
+def exam_layout(runs: int = 20, count: int = 20) -> dict[str, bytes]:
+    """The files of all_runs.zip, by path: item j of a run is of class count − j + 1, and drawn as that class is."""
+    files: dict[str, bytes] = {}
+    for run in (f"run{number:02d}" for number in range(1, runs + 1)):
+        lines = ""
+        for j in range(1, count + 1):
+            files[f"{run}/training/class{j:02d}.png"] = png(100 * int(run[3:]) + j)
+            files[f"{run}/test/item{j:02d}.png"] = png(100 * int(run[3:]) + count - j + 1)
+            lines += f"{run}/test/item{j:02d}.png {run}/training/class{count - j + 1:02d}.png\n"
+        files[f"{run}/class_labels.txt"] = lines.encode()
+    return files
+
+
+def publish_exam(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An exam that passes for the published one."""
+    path = write_zip(folder / RUNS, exam_layout())
+    monkeypatch.setitem(FILES, RUNS, Published(path.stat().st_size, sha256(path)))
+    return path
 
 
 def write_zip(path: Path, files: Mapping[str, bytes]) -> Path:

@@ -1,4 +1,4 @@
-"""Figures of notebook 10: episodes, accuracy with chance in view, the norms, and what adaptation moves.
+"""Figures of notebook 10: episodes, accuracy with chance in view, the yardsticks, the norms, and what adaptation moves.
 
 Accuracies come as tensors [tasks] or [tasks, steps + 1]: the share of query drawings labelled right. Bars and bands are
 95% intervals of the mean over tasks. Titles are the caller's where the finding could be another.
@@ -6,7 +6,7 @@ Accuracies come as tensors [tasks] or [tasks, steps + 1]: the share of query dra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from matplotlib.axes import Axes
@@ -14,11 +14,36 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from mamlkit.figures.charts import STARTS, Numbers, Tensors, label, levels, line, name_lines, over_tasks, rows
-from mamlkit.figures.theme import CLEAR, FAILURE, FIRST_ORDER, LEVEL, MAML, NOTE, QUERY, SUPPORT, Role, canvas
+from mamlkit.figures.charts import (
+    STARTS,
+    Numbers,
+    Tensors,
+    bars,
+    label,
+    levels,
+    line,
+    name_lines,
+    over_tasks,
+    rows,
+    ticks,
+)
+from mamlkit.figures.theme import (
+    CLEAR,
+    FAILURE,
+    FIRST_ORDER,
+    LEVEL,
+    MAML,
+    NOTE,
+    QUERY,
+    SUPPORT,
+    THETA,
+    Role,
+    canvas,
+)
 from mamlkit.tasks import TaskBatch
 
 GAP = 3  # pixels between two drawings
+RULE = {**LEVEL, "linestyle": (0, (7, 2, 1, 2))}  # of a rule that needs no training, apart from chance
 
 
 def episodes(batch: TaskBatch, *, ways: int, rows: int = 2) -> Figure:
@@ -52,10 +77,71 @@ def accuracy_curves(accuracies: Tensors, *, ways: int, title: str, known: Number
     figure, (ax,) = canvas(height=2.9, title=title)
     for name, accuracy in accuracies.items():
         _curve(ax, name, accuracy, STARTS.get(name, QUERY))
-    levels(ax, {f"chance, 1/{ways}": 1 / ways, **(known or {})})
+    levels(ax, {f"chance, 1/{ways}": 1 / ways})
+    for name, level in (known or {}).items():
+        ax.axhline(level, label=name, **RULE)
     count, points = accuracy.shape
     ax.set(xlabel="inner steps k", ylim=(0, 1), xlim=(0, points - 1), xticks=range(points))
     ax.set_ylabel(f"query accuracy (mean of {count}\ntasks, band: 95% interval)")
+    name_lines(ax)
+    return figure
+
+
+def six_curves(iterations: Sequence[int], panels: Mapping[str, Tensors], *, ways: int, title: str) -> Figure:
+    """Accuracy while a start is trained, a panel a split: {"support before": [examinations, tasks], …}, and chance."""
+    figure, axes = canvas(1, len(panels), height=2.8, sharey=True, title=title)
+    styles = {"support before": THETA, "support after": SUPPORT, "query after": QUERY}
+    for ax, (heading, curves) in zip(axes, panels.items(), strict=True):
+        for name, accuracy in curves.items():
+            line(ax, iterations, accuracy.mean(1), styles[name], label=name.replace(" ", "\n"))
+        tasks = accuracy.shape[1]
+        ax.axhline(1 / ways, **LEVEL)
+        ax.set(title=heading, xlabel="outer iterations", ylim=(0, 1.04), xlim=(0, max(iterations)))
+        label(ax, f"chance, 1/{ways}", 0, 1 / ways, dx=3, dy=-8, **NOTE)
+        ax.set_ylabel(f"accuracy (mean of {tasks} tasks)")
+        name_lines(ax)
+    return figure
+
+
+def yardstick(maml: Mapping[int, Tensors], prototypes: Mapping[int, Tensor], *, ways: int, title: str) -> Figure:
+    """Accuracy against the support drawings a class: MAML after some steps and prototypes, and the paired difference.
+
+    maml        K to {name of the number of steps: accuracies [tasks]}
+    prototypes  K to accuracies [tasks] on the same tasks
+    """
+    shots, names = list(prototypes), list(next(iter(maml.values())))
+    figure, (left, right) = canvas(1, 2, height=2.9, title=title)
+    roles = dict(zip(names, (FIRST_ORDER._replace(color=MAML.color), MAML), strict=False))
+    for name in names:
+        each = torch.stack([maml[K][name] for K in shots], 1)
+        _against(left, shots, name, each, roles[name])
+        _against(right, shots, f"over {name}", torch.stack(list(prototypes.values()), 1) - each, roles[name])
+    _against(left, shots, "prototypes", torch.stack(list(prototypes.values()), 1), QUERY)
+    levels(left, {"chance": 1 / ways})
+    right.axhline(0, **LEVEL)
+    left.set(ylim=(0, 1), ylabel="query accuracy", title="Each by itself")
+    right.set(ylabel="prototypes minus MAML", title="Task by task")
+    count = len(next(iter(prototypes.values())))
+    for ax in (left, right):
+        ax.set(
+            xlim=(min(shots) - 0.4, max(shots) + 0.4),
+            xlabel=f"support drawings a class, K ({count} tasks, 95% intervals)",
+        )
+        ticks(ax.xaxis, shots)
+        name_lines(ax)
+    return figure
+
+
+def deals(accuracies: Tensor, ensemble: Tensor, *, title: str) -> Figure:
+    """Accuracies [tasks, N!] over the ways of dealing out labels, sorted in each task, and that of all together."""
+    figure, (ax,) = canvas(height=2.6, title=title)
+    ranked = accuracies.sort(1).values
+    ranks = range(1, ranked.shape[1] + 1)
+    bars(ax, ranks, over_tasks(ranked), MAML)
+    for name, values, style in (("one deal, on average", accuracies, LEVEL), ("all deals together", ensemble, RULE)):
+        ax.axhline(float(values.mean()), label=name, **style)
+    ax.set(xlabel="deals of a task, from its worst to its best", xlim=(0.8, ranks[-1] + 0.2), xticks=list(ranks))
+    ax.set_ylabel(f"query accuracy (mean of {len(ranked)}\ntasks, bar: 95% interval)")
     name_lines(ax)
     return figure
 
@@ -64,8 +150,8 @@ def paired_accuracy(second: Tensor, first: Tensor, *, ways: int, title: str) -> 
     """Accuracies [tasks, steps + 1] of second and first order: both means against steps, and the mean difference."""
     title = f"{title} (mean of {len(second)} tasks, 95% interval)"
     figure, (left, right) = canvas(1, 2, height=2.7, title=title)
-    _curve(left, "second\norder", second, MAML)
-    _curve(left, "first\norder", first, FIRST_ORDER)
+    _curve(left, "second order", second, MAML)
+    _curve(left, "first order", first, FIRST_ORDER)
     levels(left, {"chance": 1 / ways})
     left.set(ylim=(0, 1), title="Each by itself", ylabel="query accuracy")
     steps, (mean, half) = range(second.shape[1]), over_tasks(second - first)
@@ -80,12 +166,15 @@ def paired_accuracy(second: Tensor, first: Tensor, *, ways: int, title: str) -> 
 
 
 def norm_dial(accuracies: Tensors, *, ways: int, title: str, known: Numbers | None = None) -> Figure:
-    """One row a norm: accuracy [tasks] after adaptation. Names with "query's" are transductive and drawn apart."""
+    """One row a norm: accuracy [tasks] after adaptation. Names with "query's" use the query's statistics: a cross."""
     figure, (ax,) = canvas(height=0.9 + 0.3 * len(accuracies), title=title)
     roles = {name: FAILURE if "query's" in name else QUERY for name in accuracies}
     _accuracy_rows(ax, accuracies, roles, {"chance": 1 / ways, **(known or {})})
     count = len(next(iter(accuracies.values())))
-    ax.set_xlabel(f"query accuracy after adaptation (mean of {count} tasks, bar: 95% interval)")
+    ax.set_xlabel(
+        f"query accuracy after adaptation (mean of {count} tasks, bar: 95% interval)\n"
+        "cross: statistics of the query, square: of the support or of one drawing"
+    )
     return figure
 
 
@@ -103,8 +192,13 @@ def layers_moved(moves: Tensors, parts: Tensors, *, ways: int, title: str) -> Fi
 
 
 def _curve(ax: Axes, name: str, accuracy: Tensor, role: Role) -> None:
-    mean, half = over_tasks(accuracy)
-    line(ax, range(len(mean)), mean, role, half, marker=role.marker, label=name)
+    _against(ax, range(accuracy.shape[1]), name, accuracy, role)
+
+
+def _against(ax: Axes, x: Sequence[float], name: str, values: Tensor, role: Role) -> None:
+    """The mean of values [tasks, x] over tasks as a named line, with its band."""
+    mean, half = over_tasks(values)
+    line(ax, x, mean, role, half, marker=role.marker, label=name)
 
 
 def _accuracy_rows(ax: Axes, accuracies: Tensors, roles: Mapping[str, Role], known: Numbers) -> None:
@@ -115,6 +209,6 @@ def _accuracy_rows(ax: Axes, accuracies: Tensors, roles: Mapping[str, Role], kno
         ax.errorbar(mean, row, xerr=half, **roles[name].dots, markersize=5)
         label(ax, f"{mean:.2f}", mean, row, dx=0, dy=9, ha="center", bbox=CLEAR, **NOTE)
     for name, level in known.items():
-        ax.axvline(level, **LEVEL)
+        ax.axvline(level, **(LEVEL if name == "chance" else RULE))
         label(ax, name, level, -0.75, dx=3, **NOTE)
     ax.set_xlim(0, 1)

@@ -1,7 +1,7 @@
 """Few-shot image tasks: N-way, K-shot episodes on Glyphs, which is here, and on Omniglot, one command away.
 
-episodes.py draws the tasks, glyphs.py and omniglot.py hold the two sets, fetch.py is `python -m mamlkit data`. Each
-loads when it is first touched.
+episodes.py draws the tasks, glyphs.py and omniglot.py hold the two sets, one_shot_exam.py Lake's exam on the
+latter, fetch.py is `python -m mamlkit data`. Each loads when it is first touched.
 """
 
 import lazy_loader

@@ -57,15 +57,18 @@ def _command(options: argparse.Namespace) -> int:
 def fetch_omniglot(folder: Path, source: Path | None = None) -> list[Path]:
     """Put Omniglot's zips, and their drawings packed beside them, into a folder; returns the zips.
 
+    Lake's one-shot exam comes with them; it is small and stays as it is.
+
     source  a folder with published zips, or one of them; without it they are downloaded, with a progress bar
 
     Raises ConnectionError without a network, ValueError for a file that isn't as published, OSError where the folder
     can't be written. Whatever is raised, no part of a file is left.
     """
     at_hand = published_files(source) if source else {}
-    zips = [bring(name, folder, at_hand.get(name)) for name in at_hand or images.omniglot.WHOLE]
+    wanted = at_hand or (*images.omniglot.WHOLE, images.omniglot.RUNS)
+    zips = [bring(name, folder, at_hand.get(name)) for name in wanted]
     for path in zips:
-        if not images.omniglot.packed_path(path).exists():
+        if path.name != images.omniglot.RUNS and not images.omniglot.packed_path(path).exists():
             images.omniglot.pack(path)
     return zips
 
@@ -102,8 +105,8 @@ def bring(name: str, folder: Path, source: Path | None = None) -> Path:
 
     pooch.get_logger().setLevel("WARNING")
     published = {name: f"sha256:{file.sha256}" for name, file in images.omniglot.FILES.items()}
-    registry = pooch.create(folder, images.omniglot.ADDRESS, registry=published, retry_if_failed=RETRIES)
-    address = registry.get_url(name)
+    address = images.omniglot.address(name)
+    registry = pooch.create(folder, "", registry=published, urls={name: address}, retry_if_failed=RETRIES)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         downloader = copy if source else pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT)
@@ -124,13 +127,17 @@ def bring(name: str, folder: Path, source: Path | None = None) -> Path:
 
 
 def places() -> str:
-    """Where the two files of the whole set are published, at a fixed commit."""
-    return " and ".join(images.omniglot.ADDRESS + name for name in images.omniglot.WHOLE)
+    """Where the two files of the whole set and the exam are published, at a fixed commit."""
+    *drawn, last = map(images.omniglot.address, (*images.omniglot.WHOLE, images.omniglot.RUNS))
+    return f"{', '.join(drawn)} and {last}"
 
 
 def _fetch(options: argparse.Namespace, folder: Path) -> int:
     for path in fetch_omniglot(folder, options.source):
-        print(f"{path}: {describe(images.omniglot.load_packed(images.omniglot.packed_path(path)))}")
+        if path.name == images.omniglot.RUNS:
+            print(f"{path}: {describe_exam(images.one_shot_exam.read_runs(path))}")
+        else:
+            print(f"{path}: {describe(images.omniglot.load_packed(images.omniglot.packed_path(path)))}")
     return 0
 
 
@@ -138,7 +145,7 @@ def _verify(options: argparse.Namespace, folder: Path) -> int:
     damaged = 0
     for path, read in _at_hand(folder):
         try:
-            print(f"{path}: sound, {describe(read(path))}")
+            print(f"{path}: sound, {read(path)}")
         except ValueError as error:
             damaged += 1
             print(f"{path}: DAMAGED. {error}")
@@ -147,22 +154,32 @@ def _verify(options: argparse.Namespace, folder: Path) -> int:
     return int(damaged > 0)
 
 
-def _at_hand(folder: Path) -> Iterator[tuple[Path, Callable[[Path], images.Drawings]]]:
-    """The files of both sets that are there, each with the function that reads it and finds what is wrong."""
-    yield images.glyphs.glyphs_file(), lambda path: images.glyphs.load_glyphs(path)[0]
-    for zipped in (folder / name for name in images.omniglot.FILES):
-        packed = images.omniglot.packed_path(zipped)
-        files = ((zipped, images.omniglot.read_published), (packed, images.omniglot.load_packed))
-        yield from ((path, read) for path, read in files if path.exists())
+def _at_hand(folder: Path) -> Iterator[tuple[Path, Callable[[Path], str]]]:
+    """The files of both sets that are there, each with what reads it and says what it holds, or refuses it."""
+    yield images.glyphs.glyphs_file(), lambda path: describe(images.glyphs.load_glyphs(path)[0])
+    for zipped in (folder / name for name in images.omniglot.DRAWN):
+        if zipped.exists():
+            yield zipped, lambda path: describe(images.omniglot.read_published(path))
+        if (packed := images.omniglot.packed_path(zipped)).exists():
+            yield packed, lambda path: describe(images.omniglot.load_packed(path))
+    if (runs := folder / images.omniglot.RUNS).exists():
+        yield runs, lambda path: describe_exam(images.OneShotExam(folder).runs)
 
 
 def _list(options: argparse.Namespace, folder: Path) -> int:
     print(f"glyphs    {images.glyphs.glyphs_file()}: part of mamlkit, 1,000 characters, OFL-1.1")
     for name, published in images.omniglot.FILES.items():
         state = "here" if (folder / name).exists() else "not here"
-        part = "" if name in images.omniglot.WHOLE else " (a part of images_background, for trials)"
+        whole = {*images.omniglot.WHOLE, images.omniglot.RUNS}
+        part = "" if name in whole else " (a part of images_background, for trials)"
         print(f"omniglot  {folder / name}: {state}, {published.bytes / 1e6:.1f} MB, MIT{part}")
     return 0
+
+
+def describe_exam(runs: images.one_shot_exam.Runs) -> str:
+    """How much the one-shot exam holds."""
+    count, ways = runs.answers.shape
+    return f"Lake's one-shot exam, {count} runs of {ways} classes"
 
 
 def describe(drawings: images.Drawings) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,7 +39,7 @@ class Published(NamedTuple):
     sha256: str
 
 
-# The first two are the set. The small ones are parts of the first, published for quick trials.
+# The first two are the set. The small ones are parts of the first, published for quick trials. The last is the exam.
 FILES = {
     "images_background.zip": Published(9_464_212, "ad41ab679c8b5d90b271ef46be6987cc81211774a695c29dcc5367b2b26ee640"),
     "images_evaluation.zip": Published(6_462_886, "1f61a8f3366785b057fc117d9228e78a16e3d976c8953b2a10fcc74cf0609cee"),
@@ -48,8 +49,16 @@ FILES = {
     "images_background_small2.zip": Published(
         1_580_917, "3ccaa407515a8778e5d0861875af38b17e418f301ad5bb3b5a6b65d901a41c7f"
     ),
+    "all_runs.zip": Published(352_787, "437c1eeab0af8484112e1b4cc0f3d541ec727f7c47b9b202da738af9dfd6c325"),
 }
 WHOLE = ("images_background.zip", "images_evaluation.zip")
+RUNS = "all_runs.zip"  # Lake's one-shot exam, which one_shot_exam.py reads; the others hold drawings by character
+DRAWN = tuple(name for name in FILES if name != RUNS)
+
+
+def address(name: str) -> str:
+    """Where a file is published."""
+    return ADDRESS + ("one-shot-classification/" if name == RUNS else "") + name
 
 
 def _counts(table: str) -> dict[str, int]:
@@ -105,10 +114,13 @@ NAMED = {"background": background_split, "paper": paper_split}
 
 def omniglot_folder() -> Path:
     """Where the files are looked for: MAMLKIT_DATA if it is set, else the user's cache folder."""
-    with extra("images"):
+    if named := os.environ.get("MAMLKIT_DATA"):
+        return Path(named) / "omniglot"
+    with extra("images"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")  # of a progress bar, not asked for
         import pooch
 
-    return Path(os.environ.get("MAMLKIT_DATA") or pooch.os_cache("mamlkit")) / "omniglot"
+    return Path(pooch.os_cache("mamlkit")) / "omniglot"
 
 
 def sha256(path: Path) -> str:
@@ -144,31 +156,39 @@ def read_zip(path: Path) -> Drawings:
     it, with other files, with a character that hasn't 20 drawings, or with an image of another size.
     """
     found: dict[Character, dict[int, NDArray[np.uint8]]] = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in sorted(archive.namelist()):
-                if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts or ":" in name:
-                    raise ValueError(f"{path} holds the path {name!r}, which leads out of it; don't use this file")
-                if not name.endswith(".png") or name.startswith("__MACOSX/"):
-                    continue
-                place = LAYOUT.fullmatch(name)
-                if place is None:
-                    raise ValueError(
-                        f"{path} is not Omniglot: {name!r} is not in the layout "
-                        "'images_background/Greek/character01/0394_01.png'"
-                    )
-                character = (place["alphabet"], place["character"])
-                found.setdefault(character, {})[int(place["drawing"])] = read_png(archive.read(name), f"{path}: {name}")
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path} is not a whole zip ({error}); download it again") from error
+    with opened(path) as archive:
+        for name in sorted(archive.namelist()):
+            if not name.endswith(".png") or name.startswith("__MACOSX/"):
+                continue
+            place = LAYOUT.fullmatch(name)
+            if place is None:
+                raise ValueError(
+                    f"{path} is not Omniglot: {name!r} is not in the layout "
+                    "'images_background/Greek/character01/0394_01.png'"
+                )
+            character = (place["alphabet"], place["character"])
+            found.setdefault(character, {})[int(place["drawing"])] = read_png(archive.read(name), f"{path}: {name}")
     if not found:
-        raise ValueError(f"{path} is not Omniglot: it holds no image; wanted is one of {', '.join(FILES)}")
+        raise ValueError(f"{path} is not Omniglot: it holds no image; wanted is one of {', '.join(DRAWN)}")
     for character, images in found.items():
         if set(images) != set(range(1, DRAWINGS + 1)):
             raise ValueError(
                 f"{path}: {'/'.join(character)} has the drawings {sorted(images)}; wanted are 1 to {DRAWINGS}"
             )
     return by_name({key: shrink(np.stack([images[i] for i in sorted(images)])) for key, images in found.items()})
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """A zip to read from. Raises ValueError where it is cut off or damaged, or holds a path that leads out of it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts or ":" in name:
+                    raise ValueError(f"{path} holds the path {name!r}, which leads out of it; don't use this file")
+            yield archive
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path} is not a whole zip ({error}); download it again") from error
 
 
 def by_name(found: Mapping[Character, NDArray[np.uint8]]) -> Drawings:
@@ -225,13 +245,18 @@ def load_packed(path: Path) -> Drawings:
 
 def read_published(zipped: Path) -> Drawings:
     """The drawings of a published zip. Raises ValueError where it isn't the published file."""
+    check_published(zipped)
+    return read_zip(zipped)
+
+
+def check_published(zipped: Path) -> None:
+    """Raises ValueError where a file isn't the published one of its name."""
     found = sha256(zipped)
     if found != FILES[zipped.name].sha256:
         raise ValueError(
             f"{zipped} has sha256 {found}, not the published {FILES[zipped.name].sha256}: it is cut off, damaged or "
             "another file; run: python -m mamlkit data fetch omniglot"
         )
-    return read_zip(zipped)
 
 
 def pack(zipped: Path) -> Drawings:
@@ -248,7 +273,7 @@ def load_omniglot(folder: Path) -> Drawings:
     Raises FileNotFoundError where there is no file, and ValueError where one is damaged.
     """
     found: dict[Character, NDArray[np.uint8]] = {}
-    for zipped in (folder / name for name in reversed(FILES)):
+    for zipped in (folder / name for name in reversed(DRAWN)):
         packed = packed_path(zipped)
         if packed.exists() or zipped.exists():
             part = load_packed(packed) if packed.exists() else pack(zipped)
