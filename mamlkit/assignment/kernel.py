@@ -14,12 +14,14 @@ import inspect
 import json
 import os
 import sys
+import threading
 from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
 
 import torch
 from IPython.core.interactiveshell import InteractiveShell
+from tqdm import tqdm
 from traitlets.config import Config
 
 import mamlkit
@@ -29,6 +31,7 @@ for _name in mamlkit.__all__:  # what the sheets use, loaded before the fork: it
     getattr(mamlkit, _name)
 for _name in ("check", "museum", "figures.theme", "figures.charts"):
     importlib.import_module(f"mamlkit.{_name}")
+tqdm.set_lock(threading.RLock())  # its own lies in the system, where a kernel that is ended would leave it
 
 MEMORY, FILES = 2 * 2**30, 64 * 2**20  # bytes that a submission may hold beyond the kit's own, and write into a file
 STARTS = ("os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "os.kill", "os.killpg",

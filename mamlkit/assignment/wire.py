@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,7 +32,7 @@ def packed(value: Any, depth: int = 0) -> Any:
         kind = str(kept.dtype).removeprefix("torch.")
         content = {"tensor": kept.flatten().tolist(), "shape": list(kept.shape), "dtype": kind}
         return {**content, "grad": value.requires_grad}
-    if hasattr(value, "tolist"):  # NumPy's
+    if isinstance(value, np.ndarray | np.generic):
         return packed(torch.as_tensor(value), depth)
     if depth < DEEPEST and isinstance(value, Mapping):
         return {"dict": {str(name)[:LONGEST]: packed(part, depth + 1) for name, part in value.items()}}
