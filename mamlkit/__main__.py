@@ -1,4 +1,4 @@
-"""The command line: `python -m mamlkit run`, `rerun`, `report`, `train`, `check`, `regenerate` and `data`."""
+"""The command line: see `python -m mamlkit --help` for its commands."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from mamlkit.assignment.command import add_parser as add_assignment
 from mamlkit.extras import extra
 from mamlkit.images.fetch import add_parser as add_data
 from mamlkit.study import RefusedError
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     again.set_defaults(command=_regenerate)
 
     add_data(commands)
+    add_assignment(commands)
     return parser
 
 

@@ -45,7 +45,7 @@ def prepare(out: Path) -> None:
 
 
 def render(template: str, **values: Any) -> str:
-    """A page from a template of the study's or the sweeps' folder; every value is escaped unless it is Markup.
+    """A page from a template of the wings' folders; every value is escaped unless it is Markup.
 
     Raises jinja2.UndefinedError for a value that the template needs and does not get.
     """
@@ -54,7 +54,7 @@ def render(template: str, **values: Any) -> str:
 
 @cache
 def _environment() -> Environment:
-    folders = [TEMPLATES, TEMPLATES.parents[1] / "sweeps" / "templates"]
+    folders = [TEMPLATES, *(TEMPLATES.parents[1] / wing / "templates" for wing in ("assignment", "sweeps"))]
     found = Environment(
         loader=FileSystemLoader(folders),
         autoescape=True,
