@@ -42,6 +42,7 @@ while (seen.nextNode()) {
 return raw;
 """
 MATHJAX_DONE = "window.MathJax ? MathJax.Hub.Queue(arguments[0]) : arguments[0]()"
+UNFOLD = "for (const fold of document.querySelectorAll('details')) fold.open = true"
 AXE = """
 const done = arguments[1];
 const told = node => `${node.html} ${node.failureSummary}`;
@@ -91,7 +92,8 @@ def check_site(folder: Path, scratch: Path) -> dict[str, int]:
     """Open every page of a folder from its file, without a network; the number of formulas on each.
 
     Fails where a page asks for anything but files, or for a file that is not there; leaves a formula as it was typed;
-    has a dead link; is wider than the window; or breaks a rule of WCAG A and AA, or good practice, that axe can check.
+    has a dead link; is wider than the window; or breaks a rule of WCAG A and AA, or good practice, that axe can check,
+    with all that is folded open.
     """
     pages = sorted(folder.glob("*.html"))
     formulas, links, anchors = {}, {}, {}
@@ -106,6 +108,7 @@ def check_site(folder: Path, scratch: Path) -> dict[str, int]:
             formulas[page.name] = len(chrome.find_elements("css selector", ".MathJax, mjx-container"))
             links[page] = chrome.execute_script("return [...document.links].map(a => a.href)")
             anchors[page] = set(chrome.execute_script("return [...document.querySelectorAll('[id]')].map(e => e.id)"))
+            chrome.execute_script(UNFOLD)
             chrome.execute_script(axe)
             found = {
                 "typed formula": chrome.execute_script(RAW_FORMULAS),

@@ -254,6 +254,27 @@ def test_a_report_needs_no_network_and_is_accessible(ran: Path, tmp_path: Path) 
     assert check_site(ran, tmp_path) == {"00_good.html": 3, "01_bad.html": 0, "index.html": 0}
 
 
+def test_the_index_is_read_with_a_keyboard_and_on_a_narrow_screen(ran: Path, tmp_path: Path) -> None:
+    focus, folds = "document.activeElement", "document.querySelectorAll('details')"
+    with browser(tmp_path, offline=True) as chrome:
+        size = {"width": 400, "height": 900, "deviceScaleFactor": 1, "mobile": True}
+        chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        chrome.get((ran / "index.html").as_uri())
+        assert chrome.execute_script(f"return [...{folds}].map(fold => fold.open)") == [False, True]
+        reached: list[str] = []
+        while len(reached) < 20 and not (reached and reached[-1].startswith("00 All is well\n")):
+            ActionChains(chrome).send_keys(Keys.TAB).perform()
+            reached.append(chrome.execute_script(f"return {focus}.innerText"))
+        assert reached[:3] == ["00 All is well", "A line that rises.", "01 All is not well"]
+        ActionChains(chrome).send_keys(Keys.ENTER).perform()
+        assert chrome.execute_script(f"return [...{folds}].map(fold => fold.open)") == [True, True]
+        width = "document.documentElement.scrollWidth"
+        assert chrome.execute_script(f"return {width}") == 400
+        chrome.get((ran / "00_good.html").as_uri())
+        chrome.execute_async_script("window.MathJax.Hub.Queue(arguments[0])")
+        assert chrome.execute_script(f"return {width}") == 400
+
+
 def test_every_page_of_the_walkthrough_shows_its_formulas_and_is_accessible(tmp_path: Path) -> None:
     programs()
     out = tmp_path / "walkthrough"

@@ -142,11 +142,50 @@ def test_claims_that_fail_stand_first_with_their_rate_and_interval(tmp_path: Pat
     put(tmp_path, *runs, sidecar(10, claims=claims[:1], status="dead", cell=4))
     out = report(tmp_path).parent
     said = words(out / "index.html")
-    assert re.search(r"mostly 06 · Update 9 of 10 60% to 98%", said), "the run that ended before it is not counted"
-    assert said.index("mostly 06 · Update") < said.index("always 06 · Update")
-    assert "always 06 · Update 11 of 11" in said
+    assert "mostly 9 of 10 60% to 98%" in said, "the run that ended before it is not counted"
+    assert said.index("mostly 9 of 10") < said.index("always 11 of 11")
     assert re.search(rf'run-06_update-{runs[3]["key"]}.html">seed 3</a>', text(out / "index.html"))
     assert [row.endswith("seed 3") for row in rows(out / "index.html", "claims")] == [True, False]
+
+
+def test_the_index_opens_with_a_figure_of_each_notebook_and_what_became_of_its_claims(tmp_path: Path) -> None:
+    good, bad = ({"claim": "it falls", "holds": holds, "cell": "a"} for holds in (True, False))
+    more = {"claim": "and more", "holds": True, "cell": "b"}
+    runs = [sidecar(seed, claims=[good, more]) for seed in range(3)]
+    runs += [sidecar(seed, notebook="07_b", title="07 · B", claims=[bad if seed else good, more]) for seed in range(3)]
+    runs += [sidecar(0, notebook="08_c", title="08 · C", claims=[], records=[])]
+    put(tmp_path, *runs, sidecar(1, notebook="08_c", title="08 · C", claims=[good], records=[]))
+    index = report(tmp_path)
+    cards = re.findall(r"<li>\n(.*?)</li>", text(index).partition('id="shows">')[2].partition("</ul>")[0], re.DOTALL)
+    said = [re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", card))).strip() for card in cards]
+    assert said == [
+        "06 · Update ✓ 2 claims held in each of 3 runs loss by step: from 4 to 1",
+        "07 · B ✗ 1 of 2 claims did not hold in every run : it falls: 1 of 3 loss by step: from 4 to 1",
+        "08 · C ✓ 1 claim held in every run that got that far It has no number for a figure over seeds.",
+    ]
+    assert [re.findall('href="#(.*?)"><img', card) for card in cards] == [["records-1"], ["records-2"], []]
+    folds = re.findall(r"<details( open=\"\")?>\s*<summary><span>(.*?)</span>", text(index))
+    assert folds == [("", "06 · Update"), (' open=""', "07 · B"), ("", "08 · C")]
+    assert words(index).index("What each notebook shows") < words(index).index("Every run that is here went well")
+
+
+def test_the_figure_of_a_notebook_has_the_first_records_that_a_seed_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(seed: int) -> dict[str, Any]:
+        values = {"known": 1.0, "a": seed, "b": {f"part {i}": seed for i in range(9)}, "c": seed}
+        return sidecar(seed, records=[{"name": name, "value": value, "cell": "c"} for name, value in values.items()])
+
+    drawn = []
+
+    def dots(values: pd.DataFrame, title: str, draw: Callable[..., Figure] = figures.dots) -> Figure:
+        drawn.append(list(values.panel.unique()))
+        return draw(values, title)
+
+    monkeypatch.setattr(figures, "dots", dots)
+    put(tmp_path, run(0), run(1))
+    report(tmp_path)
+    assert drawn == [["a"], ["known", "a", "b", "c"]], "a card ends before a panel of more rows than it holds"
 
 
 def test_effects_have_students_interval_over_the_seeds_of_each_setting(tmp_path: Path) -> None:
@@ -309,12 +348,13 @@ def test_many_values_of_one_number_are_drawn_along_it(tmp_path: Path) -> None:
     many = figures.ROWS + 1
     put(tmp_path, *[sidecar(seed, given={"alpha": i / 8}) for seed in range(2) for i in range(many)])
     drawn = re.findall(r'alt="([^"]*)"', text(report(tmp_path)))
-    assert "Line and band" in drawn[0]
-    assert f"(the first {figures.ROWS}" not in drawn[0], "none is left out"
+    assert drawn[0] == "", "of the card, whose words stand beside it"
+    assert "Line and band" in drawn[1]
+    assert f"(the first {figures.ROWS}" not in drawn[1], "none is left out"
     put(tmp_path, sidecar(0, given={"alpha": "large"}))
     drawn = re.findall(r'alt="([^"]*)"', text(report(tmp_path)))
-    assert "Seeds as dots" in drawn[0]
-    assert f"(the first {figures.ROWS} of {many + 1} rows)" in drawn[0]
+    assert "Seeds as dots" in drawn[1]
+    assert f"(the first {figures.ROWS} of {many + 1} rows)" in drawn[1]
 
 
 def test_of_two_values_the_first_is_drawn_and_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,4 +367,4 @@ def test_of_two_values_the_first_is_drawn_and_said_to_be(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(figures, "dots", dots)
     report(tmp_path)
-    assert drawn == [[["a pair", "1st", 1.0], ["a pair", "1st", 2.0]]]
+    assert drawn == 2 * [[["a pair", "1st", 1.0], ["a pair", "1st", 2.0]]], "on its card and below"

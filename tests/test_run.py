@@ -15,7 +15,7 @@ from typing import Any
 import papermill
 import pytest
 from books import claims, write
-from nbformat.v4 import new_code_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from mamlkit import files
 from mamlkit.__main__ import main
@@ -132,7 +132,7 @@ def test_results_say_what_happened_and_where_without_naming_a_folder(report: tup
 def test_the_report_is_whole_and_nothing_else_is_left(report: tuple[Path, dict[str, Result]]) -> None:
     names = {path.name for path in report[0].iterdir()}
     pages = {f"{name}.{kind}" for name in BOOKS for kind in ("ipynb", "html")}
-    assert names == pages | AROUND
+    assert names == pages | {"00_good.png"} | AROUND
 
 
 def test_pages_name_no_outside_host_and_every_link_leads_somewhere(report: tuple[Path, dict[str, Result]]) -> None:
@@ -176,6 +176,74 @@ def test_the_index_holds_the_ledger_and_the_failures(report: tuple[Path, dict[st
     ):
         assert re.search(expected if "|" in expected else re.escape(expected), text) or expected == "AVX|NEON"
     assert "7 of 7 notebooks ran, 6 did not succeed. 2 claims checked, 1 false." in text
+
+
+def test_the_index_opens_with_a_figure_of_each_notebook_and_folds_what_holds(
+    report: tuple[Path, dict[str, Result]],
+) -> None:
+    out = report[0]
+    text = (out / "index.html").read_text(encoding="utf-8")
+    cell = notebooks.code_cells(notebooks.load(out / "00_good.ipynb"))[5].id
+    assert f'href="00_good.html#cell-id={cell}"><img src="00_good.png" alt=""><span>A line.</span></a>' in text
+    assert (out / "00_good.png").read_bytes() == b"\x89PNG\r\n\x1a\n"
+    assert "base64" not in text, "a picture is embedded once, in its page"
+    assert text.count("It shows no figure.") == len(BOOKS) - 1
+    assert text.index("00_good.png") < text.index("<details")
+    folded = dict(re.findall(r"<details( open)?>\s*<summary><span>(.*?)</span>", text))
+    assert len(re.findall("<details", text)) == len(BOOKS)
+    assert folded[""] == "00 The *good* one"
+    assert text.count("<details open>") == len(BOOKS) - 1, "what failed is in sight"
+    assert re.search("1 of 1 claims hold.*0 of 1 claims hold", text, re.DOTALL)
+
+
+def shows(*cells: tuple[str, str]) -> Any:
+    """A notebook: text, or a figure with an alt text under a tag."""
+    book = new_notebook()
+    for tag, text in cells:
+        if tag == "text":
+            book.cells.append(new_markdown_cell(text))
+            continue
+        shown = new_output("display_data", data={"image/png": "iVBORw0KGgo="}, metadata={"image/png": {"alt": text}})
+        book.cells.append(new_code_cell("1", outputs=[shown], metadata={"tags": [tag] if tag else []}))
+    return book
+
+
+def test_a_notebook_chooses_the_figure_that_stands_for_it() -> None:
+    end = ("text", "## What we now know\n\n…")
+    for cells, chosen in (
+        ([("", "a"), ("front", "b"), ("", "c"), end, ("", "d")], "b"),
+        ([("", "a"), ("", "b"), end, ("", "c")], "b"),
+        ([("", "a"), ("", "b")], "b"),
+        ([("", "a"), ("front", ""), end, ("", "b")], "a"),
+        ([("", "")], ""),
+        ([end, ("", "a"), ("", "b")], "b"),
+        ([end, ("front", "a"), ("front", "b")], "a"),
+    ):
+        front = pages.front(shows(*cells))
+        assert front
+        assert front.alt == chosen
+    assert pages.front(shows(end)) is None
+
+
+@pytest.mark.parametrize("data", ["!", "iVBORw0KGgo", ["iVBORw0KGgo="], None])
+def test_a_picture_that_cannot_be_read_stands_for_nothing(data: Any) -> None:
+    book = shows(("", "a"), ("", "b"))
+    book.cells[1].outputs[0]["data"]["image/png"] = data
+    front = pages.front(book)
+    assert front
+    assert front.alt == "a"
+
+
+def test_every_notebook_of_the_walkthrough_has_a_figure_and_a_finding() -> None:
+    fronts = {path.stem: pages.front(notebooks.load(path)) for path in notebooks.select([])}
+    assert [name for name, front in fronts.items() if front is None or not front.alt] == []
+
+
+def test_a_value_is_shown_with_rounded_numbers() -> None:
+    value = {"mean": 0.123456789, "seeds": [1, 2.5, None], "by": {"k": True}}
+    assert pages.shortened(value) == "mean: 0.1235, seeds: [1, 2.5, none], by: [k: True]"
+    assert pages.shortened(1 / 3) == "0.3333"
+    assert len(pages.shortened(list(range(100)))) == 80
 
 
 @pytest.fixture
@@ -366,7 +434,7 @@ def test_the_index_escapes_names_titles_errors_claims_and_values() -> None:
         "provenance": {EVIL: EVIL, "packages": {EVIL: EVIL}},
         "notebooks": [result | {"claims": [entry], "records": [entry]}],
     }
-    text = pages.index(summary)
+    text = pages.index(summary, {EVIL: pages.Front(EVIL, EVIL, b"")})
     assert "<script" not in text
     assert text.count("&lt;script&gt;") >= 10
 

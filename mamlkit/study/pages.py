@@ -1,14 +1,16 @@
-"""The report as pages that need no network: one for each notebook, and an index with the ledger of claims."""
+"""The report as pages that need no network: one for each notebook, and an index with its figures and its claims."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from base64 import b64decode
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from functools import cache, lru_cache
 from importlib.resources import files as resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
@@ -30,7 +32,18 @@ MATHJAX = ("MathJax.js", "LICENSE", "config", "extensions/TeX", "extensions/Assi
 WORDS: dict[Status, str] = {"ok": "ran", "failed": "failed", "dead": "kernel died", "timeout": "ran out of time",
                             "incomplete": "ended early"}  # fmt: skip
 TEMPLATES = Path(__file__).parent / "templates"
+PNG = b"\x89PNG"
+FRONT = "front"  # the tag of the cell whose figure stands for its notebook on the index
+END = re.compile(r"^#+ What we now know", re.MULTILINE)  # after it come exercises
 NOTEBOOK = re.compile(r"(?!\w+:)([^#]*)\.ipynb(#.*)?")  # a link to a notebook's file, in no other place than a folder
+
+
+class Front(NamedTuple):
+    """The figure that stands for a notebook: the id of its cell, its finding, which is its alt text, and the PNG."""
+
+    cell: str
+    alt: str
+    png: bytes
 
 
 def prepare(out: Path) -> None:
@@ -63,7 +76,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     found.globals["words"] = WORDS
-    found.filters |= {"page": address, "numbered": numbered, "shortened": shortened}
+    found.filters |= {"page": address, "numbered": numbered, "shortened": shortened, "picture": picture}
     return found
 
 
@@ -121,13 +134,45 @@ def _only_bars(output: NotebookNode) -> bool:
     return not output.text
 
 
-def index(summary: Mapping[str, Any]) -> str:
-    """The index of a report: which notebooks ran, the ledger of claims, the values on record, where it was computed."""
+def front(notebook: NotebookNode) -> Front | None:
+    """The figure that stands for an executed notebook: its own choice, or else the last before "What we now know".
+
+    A notebook chooses by the tag `front` on the cell that shows the figure. One without alt text, which has no finding,
+    stands back behind the others. None where no figure is shown.
+    """
+    every = list(_figures(notebook))
+    shown = [(place, figure) for place, figure in every if figure.alt] or every
+    for place, figure in shown:
+        if notebooks.tagged(notebook.cells[place], FRONT):
+            return figure
+    ends = (n for n, cell in enumerate(notebook.cells) if cell.cell_type == "markdown" and END.search(cell.source))
+    end = next(ends, len(notebook.cells))
+    figures = [figure for place, figure in shown if place < end] or [figure for _, figure in shown]
+    return figures[-1] if figures else None
+
+
+def _figures(notebook: NotebookNode) -> Iterator[tuple[int, Front]]:
+    """The PNGs that cells display, each with the place of its cell; one that cannot be read is passed over."""
+    for place, cell in enumerate(notebook.cells):
+        for output in cell.get("outputs", []):
+            told = output.get("metadata", {}).get("image/png", {})
+            alt = told.get("alt") if isinstance(told, dict) else None
+            with suppress(KeyError, TypeError, ValueError):
+                if (png := b64decode(output["data"]["image/png"])).startswith(PNG):
+                    yield place, Front(cell.id, alt if isinstance(alt, str) else "", png)
+
+
+def index(summary: Mapping[str, Any], fronts: Mapping[str, Front]) -> str:
+    """The index of a report: what each notebook shows, its claims and values on record, where it was computed.
+
+    `fronts` are the figures that stand for notebooks, by the notebook's name; `picture` names the file of each.
+    """
     results = summary["notebooks"]
     holds = [claim["holds"] for result in results for claim in result["claims"]]
     return render(
         "index.html",
         results=results,
+        fronts=fronts,
         waiting=summary["planned"][len(results) :],
         bad=sum(result["status"] != "ok" for result in results),
         checked=len(holds),
@@ -147,6 +192,11 @@ def address(notebook: str) -> str:
     return quote(file_name(notebook))
 
 
+def picture(notebook: str) -> str:
+    """The file of the figure that stands for a notebook, as the index names it."""
+    return quote(f"{notebook}.png")
+
+
 def numbered(result: Mapping[str, Any]) -> str:
     """The title, after the number that the notebook's name has, unless the title begins with it."""
     number, title = result["notebook"][:2], str(result["title"])
@@ -155,5 +205,18 @@ def numbered(result: Mapping[str, Any]) -> str:
 
 def shortened(value: Any) -> str:
     """A value as a page shows it: four significant digits, 80 characters."""
-    text = f"{value:.4g}" if isinstance(value, float) else "none" if value is None else str(value)
+    text = _text(value)
     return text if len(text) <= 80 else text[:79] + "…"
+
+
+def _text(value: Any) -> str:
+    """A value with its numbers rounded; lists and dicts within others are in brackets."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {_inner(item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_inner, value))
+    return f"{value:.4g}" if isinstance(value, float) else "none" if value is None else str(value)
+
+
+def _inner(value: Any) -> str:
+    return f"[{_text(value)}]" if isinstance(value, Mapping | list | tuple) else _text(value)

@@ -50,10 +50,11 @@ def run(
     if any(path.resolve().parent == out.resolve() for path in chosen):
         raise RefusedError(f"an executed copy would replace its notebook in {out}; choose another --out")
     results: list[Result] = []
+    fronts: dict[str, pages.Front] = {}
     with lock(out):
         with _writing(out):
             pages.prepare(out)
-            _report(out, chosen, results)
+            _report(out, chosen, results, fronts)
         try:
             for number, path in enumerate(chosen, 1):
                 cells = Cells(f"[{number}/{len(chosen)}] {path.stem}")
@@ -63,7 +64,10 @@ def run(
                 with _writing(out):
                     copy = notebooks.dumps(stamped(executed, result, provenance(path.parent)))
                     files.write(out / f"{path.stem}.ipynb", copy)
-                    _report(out, chosen, [*results, result])
+                    if front := pages.front(executed):
+                        files.write(out / f"{path.stem}.png", front.png)
+                        fronts[path.stem] = front
+                    _report(out, chosen, [*results, result], fronts)
                 results.append(result)
         finally:
             bad = sum(result.status != "ok" for result in results)
@@ -135,7 +139,7 @@ def _git(home: Path, *arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def _report(out: Path, chosen: Sequence[Path], results: Sequence[Result]) -> None:
+def _report(out: Path, chosen: Sequence[Path], results: Sequence[Result], fronts: Mapping[str, pages.Front]) -> None:
     """Write results.json, the index, and the pages that the last result changes: its own, and those that link to it.
 
     These are the one before it and, once all notebooks have a page, any other.
@@ -152,7 +156,7 @@ def _report(out: Path, chosen: Sequence[Path], results: Sequence[Result]) -> Non
         "notebooks": [asdict(result) for result in results],
     }
     files.write(out / "results.json", dumps(summary))
-    files.write(out / "index.html", pages.index(summary))
+    files.write(out / "index.html", pages.index(summary, fronts))
 
 
 def _summary(result: Result) -> str:

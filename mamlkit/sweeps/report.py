@@ -20,7 +20,7 @@ from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import itables
@@ -47,6 +47,7 @@ LONG = 2000  # characters of a value that are shown
 FAILURES = 10  # runs that are named beside a claim that fails
 FEW = 24  # pages with notebooks that one process makes: starting others takes as long
 MADE = re.compile(r'name="made-from" content="(\w+)"')
+FRONT = {"numbers": 4, "curves": 2}  # panels of the figure that stands for a notebook
 NOT_DRAWN = (("ci95",), ("half_width",), ("tasks",))  # of a record: its interval
 
 
@@ -226,8 +227,26 @@ def table(name: str, rows: Sequence[Mapping[str, Any]], *, title: str = "", empt
     A value is text, a number, a Cell, several of them, or a Sidecar, which is shown as what came of it.
     Columns without a value are left out. `title` heads the table; `empty` is said where there are no rows.
     """
-    heads = [head for head in (rows[0] if rows else []) if any(row[head] not in ("", []) for row in rows)]
-    return HTML(pages.render("table.html", name=name, heads=heads, rows=rows, title=title, empty=empty))
+    return HTML(pages.render("table.html", name=name, heads=_heads(rows), rows=rows, title=title, empty=empty))
+
+
+def _heads(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [head for head in (rows[0] if rows else []) if any(row[head] not in ("", []) for row in rows)]
+
+
+def folded(name: str, parts: Mapping[str, tuple[Cell, Sequence[Mapping[str, Any]]]], *, empty: str = "") -> HTML:
+    """Tables as `table` makes them, each folded under its heading with a cell beside that; what is not good is open."""
+    folds = [(heading, cell, rows, _heads(rows)) for heading, (cell, rows) in parts.items()]
+    return HTML(pages.render("folded.html", name=name, folds=folds, empty=empty))
+
+
+def tally(rates: pd.DataFrame, runs: int) -> Cell:
+    """What became of a notebook's claims, in words. Columns of `rates`: claim, held, runs; `runs` there are of it."""
+    broken = int((rates.held < rates.runs).sum())
+    if broken:
+        return Cell(f"{broken} of {count(len(rates), 'claim')} did not hold in every run", good=False)
+    where = f"each of {count(runs, 'run')}" if (rates.runs == runs).all() else "every run that got that far"
+    return Cell(f"{count(len(rates), 'claim')} held in {where}")
 
 
 def listed(runs: pd.DataFrame) -> list[dict[str, Any]]:
@@ -319,10 +338,51 @@ def pass_rates(rates: pd.DataFrame) -> HTML | None:
     return None if broken.empty else _picture("claims", f"{title}, with 95% intervals. {said}.", lowest, draw)
 
 
-def pictures(sweep: Sweep, title: str) -> list[HTML]:
-    """The figures of a notebook's records: numbers by setting, or along the one number that varies; then curves."""
+def fronts(sweep: Sweep) -> HTML:
+    """One figure for each notebook, drawn over its seeds, with how often its claims held and what the figure shows.
+
+    It has the first curves on record, or else the first numbers; those that no seed changes stand back.
+    """
+    cards = []
+    for title in sweep.runs.title.unique():
+        runs, checks = (frame[frame.title == title] for frame in (sweep.runs, sweep.claims))
+        rates = checks.groupby("claim", sort=False).holds.agg(held="sum", runs="size").reset_index()
+        broken = [f"{rate.claim}: {rate.held} of {rate.runs}" for rate in results.rows(rates[rates.held < rates.runs])]
+        claims = tally(rates, len(runs)) if len(rates) else Cell("No run checked a claim.")
+        card = {"title": title, "href": link("", runs).href, "to": f"#{_place(sweep, title)}", "src": "", "said": ""}
+        if kinds := _kinds(sweep, title):
+            what, values, draw, *_ = kinds[-1]
+            values, words = values[values.panel.isin(_first_moving(values, FRONT[what]))], _over(runs)
+            words = words[0].upper() + words[1:]
+            card["src"] = quote(_drawn(f"front-{runs.stem.iloc[0]}", words, values, partial(draw, values, words)))
+            card["said"] = _said(values)
+        cards.append(card | {"claims": claims, "broken": broken})
+    return HTML(pages.render("fronts.html", cards=cards))
+
+
+def _first_moving(values: pd.DataFrame, most: int) -> list[str]:
+    """The first panels in which a seed changes something, or of all where none does, of few enough lines for a card."""
+    keys = [name for name in ("panel", "line", "x") if name in values]
+    moves = values.groupby(keys, sort=False).value.nunique().gt(1).groupby("panel", sort=False).any()
+    lines = values.groupby("panel", sort=False).line.nunique()
+    lines = (lines[moves] if moves.any() else lines).head(most).cumsum()
+    return list(lines.index[(lines <= 2 * most) | (lines == lines.iloc[0])])
+
+
+class Kind(NamedTuple):
+    """Records of one kind, as figures draw them: columns as `figures.dots` and `figures.curves` take them."""
+
+    what: str
+    values: pd.DataFrame
+    draw: Callable[[pd.DataFrame, str], Figure]
+    limit: int
+    lines: str
+
+
+def _kinds(sweep: Sweep, title: str) -> list[Kind]:
+    """What there is to draw of a notebook's records: its numbers, where something may change them, then its curves."""
     runs, numbers = (frame[frame.title == title] for frame in (sweep.runs, sweep.numbers))
-    seeds, settings, along = runs.seed.nunique(), runs.setting.nunique(), runs.scanned.iloc[0]
+    along = runs.scanned.iloc[0]
     numbers = numbers[numbers.place.map(_is_drawn).astype(bool)]
     names = [[step for step in place if isinstance(step, str)] for place in numbers.place]
     panels = [" · ".join([record, *steps]) for record, steps in zip(numbers.record, names, strict=True)]
@@ -334,32 +394,55 @@ def pictures(sweep: Sweep, title: str) -> list[HTML]:
         places = [" · ".join("1st" if isinstance(step, int) else step for step in place) for place in single.place]
         rows = [" · ".join(filter(None, pair)) for pair in zip(places, single.setting, strict=True)]
         single = single.assign(panel=single.record, line=rows).drop(columns="x")
-    over = f"mean and 95% interval over {count(seeds, 'seed')}" if seeds > 1 else "one seed, so no interval"
-    cause = "settings do" if settings > 1 else "seed does" if seeds > 1 else ""
+    found = [
+        Kind("numbers", single, partial(figures.curves, x=along) if along else figures.dots, figures.ROWS, "rows"),
+        Kind("curves", curves, figures.curves, figures.LINES, "settings"),
+    ]
+    return [kind for kind in found if not kind.values.empty and (kind.what == "curves" or _cause(runs))]
+
+
+def _over(runs: pd.DataFrame) -> str:
+    seeds = runs.seed.nunique()
+    return f"mean and 95% interval over {count(seeds, 'seed')}" if seeds > 1 else "one seed, so no interval"
+
+
+def _cause(runs: pd.DataFrame) -> str:
+    return "settings do" if runs.setting.nunique() > 1 else "seed does" if runs.seed.nunique() > 1 else ""
+
+
+def _place(sweep: Sweep, title: str) -> str:
+    """Where a notebook's figures stand on the page."""
+    return f"records-{list(sweep.runs.title.unique()).index(title) + 1}"
+
+
+def pictures(sweep: Sweep, title: str) -> list[HTML]:
+    """The figures of a notebook's records: numbers by setting, or along the one number that varies; then curves."""
+    runs = sweep.runs[sweep.runs.title == title]
+    over, cause = _over(runs), _cause(runs)
     found = []
-    for what, values, draw, limit, lines in (
-        ("numbers", single, partial(figures.curves, x=along) if along else figures.dots, figures.ROWS, "rows"),
-        ("curves", curves, figures.curves, figures.LINES, "settings"),
-    ):
-        if values.empty or (what == "numbers" and not cause):
-            continue
+    for what, values, draw, limit, lines in _kinds(sweep, title):
         records, shape = values.panel.unique(), "Line and band" if "x" in values else "Seeds as dots"
         shown = values[values.panel.isin(records[: figures.PANELS])]
         words = f"What the {cause} to the {what} of {title}? {shape}, " if cause else f"The {what} of {title}: "
         words += over + _first(figures.PANELS, len(records), "records")
         words += _first(limit, shown.groupby("panel").line.nunique().max(), lines)
-        said = "; ".join(f"{panel}: {_range(rows)}" for panel, rows in shown.groupby("panel", sort=False))
+        said = _said(shown)
         name = f"{what}-{runs.stem.iloc[0]}"
         found.append(_picture(name, f"{words}. {said}.", shown, partial(draw, shown, words)))
-    return found
+    heading = HTML(pages.render("heading.html", name=_place(sweep, title), title=title))
+    return [heading, *found] if found else []
 
 
 def _picture(name: str, alt: str, content: pd.DataFrame, draw: Callable[[], Figure]) -> HTML:
-    """A figure, which is drawn only if one of the same content is not in the current folder yet."""
-    file = Path(f"{name}-{_digest(_code(), alt, content.to_json(default_handler=str))}.png")
+    return HTML(pages.render("figure.html", src=quote(_drawn(name, alt, content, draw)), alt=alt))
+
+
+def _drawn(name: str, words: str, content: pd.DataFrame, draw: Callable[[], Figure]) -> str:
+    """The file of a figure, which is drawn only if one of the same content is not in the current folder yet."""
+    file = Path(f"{name}-{_digest(_code(), words, content.to_json(default_handler=str))}.png")
     if not file.is_file():
         files.write(file, figures.png(draw()))
-    return HTML(pages.render("figure.html", src=quote(file.name), alt=alt))
+    return file.name
 
 
 def _is_drawn(place: Place) -> bool:
@@ -369,6 +452,10 @@ def _is_drawn(place: Place) -> bool:
 
 def _first(shown: int, there: int, noun: str) -> str:
     return f" (the first {shown} of {there} {noun})" if shown < there else ""
+
+
+def _said(values: pd.DataFrame) -> str:
+    return "; ".join(f"{panel}: {_range(rows)}" for panel, rows in values.groupby("panel", sort=False))
 
 
 def _range(values: pd.DataFrame) -> str:
