@@ -169,7 +169,7 @@ def two_minima(
     line(right, alphas, best, MAML, linewidth=2)
     here, last = (alphas - alpha).abs().argmin(), (best < best[0]).nonzero()[-1]
     label(right, "MAML", alphas[last], best[last], MAML.color, dx=5, dy=-12)
-    right.axhline(best[0], **THETA.line, label="joint training")
+    right.axhline(float(best[0]), **THETA.line, label="joint training")
     for number, centre in enumerate(centres, 1):
         right.axhline(centre, **LEVEL, label=f"best for task {number}")
     right.plot(alpha, best[here], **MAML._replace(marker="o").dots, markersize=7)
