@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -47,8 +48,10 @@ def average_wave(x: Tensor, waves: Tensor, average: Tensor, typical: Tensor, lea
         place = min(int(share * len(y)), len(y) - 1)
         at = (float(flat(x)[place]), float(flat(y)[place]))
         arrow = {"arrowstyle": "-", "color": role.color, "linewidth": 0.8, "shrinkB": 1}
-        style = {"textcoords": "offset points", "ha": "left" if share == 1 else "center", "va": "center"}
-        ax.annotate(text, at, way, color=ink(role.color), fontweight="bold", bbox=CLEAR, arrowprops=arrow, **style)
+        style: dict[str, Any] = {"ha": "left" if share == 1 else "center", "va": "center", "fontweight": "bold"}
+        ax.annotate(
+            text, at, way, textcoords="offset points", color=ink(role.color), arrowprops=arrow, bbox=CLEAR, **style
+        )
     return figure
 
 
