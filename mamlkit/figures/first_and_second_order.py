@@ -46,7 +46,7 @@ def angles(
     _square(left, alphas, 0.2 * linear[0])
     _angle_axis(left, alphas, batches, room=12)
     label(left, "network", alphas[0], net[0][0], QUERY.color, dx=-7, ha="right")
-    label(left, "linear tasks:\n× measured,\n— formula", alphas[-1], 10 * linear[0], TRUTH.color, dx=4, ha="right")
+    label(left, "linear tasks:\n× measured,\n— formula", alphas[-1], 4 * linear[0], TRUTH.color, dx=4, ha="right")
     mean, half = by_steps
     bars(right, range(1, len(mean) + 1), by_steps, QUERY)
     ticks(right.xaxis, range(1, len(mean) + 1))
