@@ -66,7 +66,7 @@ def draw() -> Figure:
     support = WAVES.batch(i, 1, "test").task(0).support
     amplitude, phase = WAVES.waves(i, 1, "test")
     x = torch.linspace(-5, 5, 201)[:, None]
-    title = f"One step on ten points of an unseen wave (numbers: mean error over {TASKS} such waves)"
+    title = f"One step on ten points of an unseen wave (numbers: query MSE on {TASKS} such waves)"
     figure, axes = canvas(1, 3, height=2.75, sharey=True, title=title)
     for ax, (name, theta) in zip(axes, starts.items(), strict=True):
         alpha, curve = exams[name]

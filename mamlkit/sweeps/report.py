@@ -245,7 +245,8 @@ def tally(rates: pd.DataFrame, runs: int) -> Cell:
     broken = int((rates.held < rates.runs).sum())
     if broken:
         return Cell(f"{broken} of {count(len(rates), 'claim')} did not hold in every run", good=False)
-    where = f"each of {count(runs, 'run')}" if (rates.runs == runs).all() else "every run that got that far"
+    everywhere = "its one run" if runs == 1 else f"each of {runs:,} runs"
+    where = everywhere if (rates.runs == runs).all() else "every run that got that far"
     return Cell(f"{count(len(rates), 'claim')} held in {where}")
 
 
