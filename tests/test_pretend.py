@@ -40,8 +40,8 @@ SHORT: dict[str, dict[str, Any]] = {
     "05": {},
     "06": {"iterations": 20, "test_size": 20},
     "07": {"iterations": 20},
-    "08": {"iterations": 100, "test_tasks": 20},
-    "09": {"iterations": 10, "test_tasks": 100},
+    "08": {"iterations": 100, "test_size": 20},
+    "09": {"iterations": 10, "test_size": 100},
     "10": {"iterations": 2, "test_size": 10},
 }
 LONG = ("07", "09")  # half a minute and more
