@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import re
 import shlex
@@ -15,6 +14,7 @@ from PIL import Image
 
 from mamlkit.__main__ import main
 from mamlkit.study import notebooks
+from mamlkit.study.pages import front
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,15 +27,12 @@ def pixels(picture: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     return np.asarray(Image.open(io.BytesIO(picture)).convert("L"), dtype=np.float64) / 255
 
 
-def test_the_first_figure_is_what_its_command_draws_and_reads_on_a_dark_page() -> None:
-    spec = importlib.util.spec_from_file_location("three_starts", HERO.with_suffix(".py"))
-    assert spec
-    assert spec.loader
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    there, drawn = pixels(HERO.read_bytes()), pixels(script.png(script.draw()))
+def test_the_first_figure_is_that_of_the_first_notebook_and_reads_on_a_dark_page() -> None:
+    shown = front(notebooks.load(notebooks.select(["00"])[0]))
+    assert shown
+    there, drawn = pixels(HERO.read_bytes()), pixels(shown.png)
     assert there.shape == drawn.shape
-    assert np.abs(there - drawn).mean() < 0.005, "draw it again: python docs/three_starts.py"
+    assert np.abs(there - drawn).mean() < 0.005, "draw it again, by the command beside it"
     assert np.abs(there - drawn[:, ::-1]).mean() > 0.05, "a bound that another picture would not meet"
     assert np.median(there) == 1, "its ground is white"
     assert HERO.stat().st_size < 100_000
