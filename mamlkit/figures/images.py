@@ -95,9 +95,8 @@ def six_curves(iterations: Sequence[int], panels: Mapping[str, Tensors], *, ways
         for name, accuracy in curves.items():
             line(ax, iterations, accuracy.mean(1), styles[name], label=name.replace(" ", "\n"))
         tasks = accuracy.shape[1]
-        ax.axhline(1 / ways, **LEVEL)
+        levels(ax, {"chance": 1 / ways})
         ax.set(title=heading, xlabel="outer iterations", ylim=(0, 1.04), xlim=(0, max(iterations)))
-        label(ax, f"chance, 1/{ways}", 0, 1 / ways, dx=3, dy=-8, **NOTE)
         ax.set_ylabel(f"accuracy (mean of {tasks} tasks)")
         name_lines(ax)
     return figure
@@ -110,6 +109,7 @@ def yardstick(maml: Mapping[int, Tensors], prototypes: Mapping[int, Tensor], *, 
     prototypes  K to accuracies [tasks] on the same tasks
     """
     shots, names = list(prototypes), list(next(iter(maml.values())))
+    title = f"{title} ({len(next(iter(prototypes.values())))} tasks, 95% intervals)"
     figure, (left, right) = canvas(1, 2, height=2.9, title=title)
     roles = dict(zip(names, (FIRST_ORDER._replace(color=MAML.color), MAML), strict=False))
     for name in names:
@@ -121,12 +121,8 @@ def yardstick(maml: Mapping[int, Tensors], prototypes: Mapping[int, Tensor], *, 
     right.axhline(0, **LEVEL)
     left.set(ylim=(0, 1), ylabel="query accuracy", title="Each by itself")
     right.set(ylabel="prototypes minus MAML", title="Task by task")
-    count = len(next(iter(prototypes.values())))
     for ax in (left, right):
-        ax.set(
-            xlim=(min(shots) - 0.4, max(shots) + 0.4),
-            xlabel=f"support drawings a class, K ({count} tasks, 95% intervals)",
-        )
+        ax.set(xlim=(min(shots) - 0.4, max(shots) + 0.4), xlabel="support drawings a class, K")
         ticks(ax.xaxis, shots)
         name_lines(ax)
     return figure
