@@ -280,3 +280,215 @@ def test_there_are_twenty_wrong_ones_of_each_sheet() -> None:
     for sheet in SHEETS:
         lost = [wrong for one, wrong in EVERY if one == sheet and wrong.points < TOTAL[sheet]]
         assert len(lost) >= 20, sheet
+
+
+@pytest.mark.parametrize("sheet", SHEETS)
+def test_a_copy_holds_neither_answers_nor_checks(sheet: str) -> None:
+    source = notebooks.load(SHEETS[sheet])
+    copy = sheets.copy(source, sheet)
+    text = "\n".join(cell.source for cell in copy.cells)
+    answers = re.findall(r"# --- solution\n(.*?)# --- end", "\n".join(cell.source for cell in source.cells), re.DOTALL)
+    lines = {line.strip() for answer in answers for line in answer.splitlines() if len(line.strip()) > 30}
+    assert lines or sheet == HUNT
+    assert not any(line in text for line in lines)
+    assert not any(mark in text for mark in ("# ---", "# solution", "# planted", "@points", "CLOSED"))
+    for cell in notebooks.code_cells(copy):
+        compile(cell.source, sheet, "exec")
+        assert not cell.outputs
+    assert copy.metadata.mamlkit.sheet == sheet
+    assert text.count("raise NotImplementedError") >= 1 or sheet == HUNT
+
+
+@pytest.mark.parametrize("sheet", SHEETS)
+def test_the_headings_say_the_points_of_the_checks(sheet: str) -> None:
+    text = "\n".join(cell.source for cell in notebooks.load(SHEETS[sheet]).cells)
+    said = {number: int(points) for number, points in re.findall(r"^## (\d)\..*\((\d+) points?\)", text, re.MULTILINE)}
+    known: dict[str, int] = {}
+    for check in sheets.load(SHEETS[sheet]).checks:
+        known[check.question] = known.get(check.question, 0) + check.points
+        assert check.text, "a check says what it looks at"
+    assert said == known
+    assert sum(known.values()) == TOTAL[sheet]
+
+
+def test_a_copy_that_was_worked_on_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    paths = sheets.write(tmp_path, ["1", HUNT], HOME)
+    assert [path.stem for path in paths] == [ONE, HUNT]
+    assert sheets.write(tmp_path, ["1"], HOME) == paths[:1], "an untouched copy may be written again"
+    paths[0].write_text(paths[0].read_text().replace("NotImplementedError", "ValueError"))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(RefusedError, match=f"already has {ONE}.ipynb, and somebody may have worked on it"):
+        sheets.write(tmp_path, (), HOME)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before, "nothing else is written either"
+
+
+def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RefusedError, match="there is no sheet '12'; there are 01_inner_loop, "):
+        sheets.write(tmp_path / "out", ["12"], HOME)
+    with pytest.raises(RefusedError, match="cannot be written"):
+        sheets.write(tmp_path / "file", (), HOME)
+    with pytest.raises(RefusedError, match="there are no sheets"):
+        sheets.sources(tmp_path)
+
+
+@pytest.mark.parametrize("source", ["# --- solution\nx = 1", "# --- end", "# --- solution\n# --- solution\n# --- end"])
+def test_marks_that_do_not_pair_are_an_error(source: str) -> None:
+    with pytest.raises(ValueError, match="a solution"):
+        sheets.stub(source)
+
+
+def test_stubs_say_where_to_write() -> None:
+    source = 'def f(x):\n    """What f is."""\n    # --- solution\n    return x\n    # --- end\n\n\nkey = "a"  # solution'
+    hidden = 'def f(x):\n    """What f is."""\n    raise NotImplementedError  # your code\n\n\nkey = ...  # your answer'
+    assert sheets.stub(source) == hidden
+    assert sheets.stub(source, solve=True) == 'def f(x):\n    """What f is."""\n    return x\n\n\nkey = "a"'
+    assert sheets.stub("value = torch.stack(losses).mean()  # planted: sum over tasks").endswith(".sum()")
+    with pytest.raises(ValueError, match="does not stand in"):
+        sheets.stub("value = 1  # planted: sum over tasks")
+
+
+def test_each_submission_gets_its_grade_whatever_the_others_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [submission(tmp_path, ONE), tmp_path / "text.ipynb", tmp_path / "other.ipynb"]
+    paths[1].write_text("{not a notebook")
+    hostile = "# <script>alert(1)</script>"
+    save(paths[2], new_notebook(cells=[new_markdown_cell(hostile), new_code_cell(hostile)]))
+    ends = "import os; os._exit(3)"
+    (tmp_path / "b").mkdir()
+    paths.append(submission(tmp_path / "b", ONE, Wrong("", 0, "", first=ends)))
+    out = tmp_path / "out"
+    assert main(["grade", *map(str, paths[1:]), str(paths[0]), "--out", str(out)]) == 1
+    printed = capsys.readouterr().out
+    assert "is not a notebook that can be read" in printed
+    assert "does not say which sheet it answers; there are 01_inner_loop" in printed
+    kept = json.loads((out / "grades.json").read_text())["grades"]
+    assert [one["points"] for one in kept] == [0, 0, TOTAL[ONE], TOTAL[ONE]]
+    assert kept[2]["notes"] == ["cell 1 ended its kernel"]
+    pages = sorted(path.name for path in out.glob("*.html"))
+    assert pages == ["index.html", *(f"submission-00{number}.html" for number in range(1, 5))]
+    assert "<script>" not in (out / "submission-002.html").read_text()
+
+
+def only(sheet: str, keep: Callable[[str], bool], added: Sequence[str] = ()) -> NotebookNode:
+    """The solved copy with some of its code cells, and others behind them."""
+    notebook = sheets.copy(notebooks.load(SHEETS[sheet]), sheet, solve=True)
+    notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "code" and keep(cell.source)]
+    notebook.cells += map(new_code_cell, added)
+    return notebook
+
+
+def test_a_deleted_cell_and_one_that_fails_are_told_apart(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.ipynb", only(ONE, lambda text: "by_hand" in text and "def" in text, ["def adapt(:"]))
+    found = graded(path, SHEETS, limit=60)
+    reasons = {mark.text: mark.reason for mark in found.marks}
+    assert found.points == 4
+    assert reasons["One inner step"].startswith("adapt is not there: cell 2, which should define it, raised SyntaxError")
+    assert reasons["One outer step"] == "outer_step is not there; was its cell deleted, or the name changed?"
+
+
+def test_a_cell_that_does_not_end_costs_what_it_defines(tmp_path: Path) -> None:
+    looping = "def adapt(theta, support, alpha, steps):\n    return theta\nwhile True: pass"
+    path = save(tmp_path / "a.ipynb", only(ONE, lambda text: "by_hand" in text and "def" in text, [looping]))
+    found = graded(path, SHEETS, limit=4)
+    assert found.points == 4
+    assert "adapt is not there: cell 2, which should define it, did not end within 4 s" in found.marks[0].reason
+
+
+def test_a_notebook_is_given_up_after_three_cells_that_end_it(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.ipynb", only(ONE, lambda text: False, ["import os; os._exit(0)"] * 4))
+    assert graded(path, SHEETS, limit=60).marks[0].reason.startswith("3 cells ended their kernel")
+
+
+FENCED = """
+import subprocess, socket, os, pathlib, shutil
+tried = []
+def attempt(action):
+    try: action()
+    except PermissionError: tried.append("refused")
+    except BaseException as error: tried.append(type(error).__name__)
+    else: tried.append("done")
+attempt(lambda: open({source!r}).read())
+attempt(lambda: open({outside!r}, "w"))
+attempt(lambda: os.remove({existing!r}))
+attempt(lambda: shutil.rmtree({folder!r}))
+attempt(lambda: subprocess.run(["true"]))
+attempt(os.fork)
+attempt(lambda: os.kill(os.getppid(), 0))
+attempt(lambda: socket.create_connection(("127.0.0.1", 9)))
+attempt(lambda: open(f"/proc/{{os.getppid()}}/environ").read())
+attempt(lambda: open("mine.txt", "w").write("a note"))
+held_back = ",".join(tried)
+"""
+
+
+def test_a_fence_stands_between_a_notebook_and_the_rest_of_the_machine(tmp_path: Path) -> None:
+    from mamlkit.assignment.student import Student
+
+    (tmp_path / "kept").write_text("")
+    places = {"source": SHEETS[ONE], "outside": tmp_path / "new", "existing": tmp_path / "kept", "folder": tmp_path}
+    with Student(()) as student:
+        student.ask({"cell": FENCED.format(**{name: str(place) for name, place in places.items()})}, 60)
+        tried = student.ask({"name": "held_back"}, 60)["value"].split(",")
+    assert tried == ["refused"] * 9 + ["done"]
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_what_cannot_be_graded_is_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = submission(tmp_path, ONE)
+    for given, words in (
+        ([str(tmp_path / "none.ipynb")], "there is no file"),
+        ([str(path), "--limit", "0"], "the limit is 0 s; it must be positive"),
+        ([str(path), "--sheet", "99"], "there is no sheet '99'"),
+        ([str(path), "--out", str(path)], "cannot be written"),
+    ):
+        assert main(["grade", *given]) == 2
+        assert words in capsys.readouterr().err
+
+
+def values() -> Iterator[tuple[Any, Any, str]]:
+    """An answer, what is wanted, and words of the difference; none where they agree."""
+    import torch
+
+    one = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    yield one, one, ""
+    yield one.float(), one, ""
+    yield 1, torch.tensor(1.0), ""
+    yield [1.0, one], (1.0, one), ""
+    yield {"a": one}, {"a": one}, ""
+    yield one + 1e-3, one, "off by"
+    yield one[:1], one, r"its shape is \[1\]; wanted \[2\]"
+    yield one * torch.nan, one, "not finite"
+    yield None, one, "nothing"
+    yield "1", 1, "a text"
+    yield True, 1.0, "a truth value"
+    yield object(), one, "of type object"
+    yield {"b": one}, {"a": one}, "its names are b; wanted a"
+    yield one, {"a": one}, "a tensor of shape"
+    yield (one,), (one, one), "1 values in a tuple"
+    yield "b", "c", "another answer"
+    yield 0.1, 0.0, "off by 0.1"
+
+
+@pytest.mark.parametrize(("found", "wanted", "words"), values(), ids=str)
+def test_answers_are_compared_after_they_have_crossed(found: Any, wanted: Any, words: str) -> None:
+    crossed = wire.unpacked(json.loads(json.dumps(wire.packed(found))))
+    assert re.search(words, wire.differs(crossed, wanted)) if words else wire.differs(crossed, wanted) == ""
+
+
+@pytest.mark.parametrize(
+    "forged", [{"tensor": [1], "shape": [9], "dtype": "float64", "grad": False}, {"Batch": [1]}, {"x": 1}, {}, {"a": 1, "b": 2},
+               {"tensor": [1], "shape": [1], "dtype": "load", "grad": False}]
+)  # fmt: skip
+def test_json_of_another_form_is_refused(forged: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"no answer|values to unpack"):
+        wire.unpacked(forged)
+
+
+def test_grades_come_one_by_one_without_a_folder(tmp_path: Path) -> None:
+    found = list(grade([submission(tmp_path, DESIGN)], sheet="6"))
+    assert [one.points for one in found] == [TOTAL[DESIGN]]
