@@ -5,14 +5,33 @@ and those that take longest start first, so that the workers finish together.
 """
 
 import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
 from nbcompare import compare
-from nbval.plugin import IPyNbCell
+from nbval.plugin import IPyNbCell, IPyNbFile
 from xdist.scheduler import LoadScopeScheduling
 
 IPyNbCell.compare_outputs = compare
+
+# What each kernel of the notebook tests runs first: a figure whose text is hard to read is then refused.
+STARTUP = f"import sys; sys.path.append({str(Path(__file__).parent)!r}); import contrast; contrast.watch(); del sys"
+_start = IPyNbFile.setup
+
+
+def _start_measuring(file: IPyNbFile) -> None:
+    """Start a notebook's kernel with a profile of its own, the one file of which is STARTUP."""
+    with tempfile.TemporaryDirectory() as home, pytest.MonkeyPatch.context() as patch:
+        startup = Path(home, "profile_default", "startup", "00-contrast.py")
+        startup.parent.mkdir(parents=True)
+        startup.write_text(STARTUP)
+        patch.setenv("IPYTHONDIR", home)
+        _start(file)
+
+
+IPyNbFile.setup = _start_measuring
 
 # Files that start clusters, servers or browsers, several processes each: all on one worker, one after another.
 BUSY = ("test_browser", "test_rerun", "test_report", "test_sweep")
