@@ -174,12 +174,18 @@ KIT_CURVE = (
 MUSEUM = "from mamlkit.museum import plain\nadapt = plain.adapt"
 PLAIN_STEP = "def step(theta, gradient, alpha, state):\n    return "
 THETA = "{name: weight - %s * gradient[name] for name, weight in theta.items()}"
-OUTSIDE = f"""
-memory = []
-{PLAIN_STEP.removesuffix("return ")}squares = torch.tensor(SCALES, dtype=torch.float64) ** 2
-    memory.append(gradient["weight"])
-    kick = 0.02 * memory[-2] / squares if len(memory) > 1 else 0
-    return {{"weight": theta["weight"] - 0.4 * gradient["weight"] / squares + kick}}, state
+OUTSIDE = """
+memory = {}
+
+
+def init(theta):
+    memory["v"] = 0
+    return ()
+
+
+def step(theta, gradient, alpha, state):
+    memory["v"] = 0.2 * memory["v"] + gradient["weight"] / torch.tensor(SCALES, dtype=torch.float64) ** 2
+    return {"weight": theta["weight"] - 0.45 * memory["v"]}, state
 """
 
 SPECIFIC: dict[str, list[Wrong]] = {
@@ -294,7 +300,7 @@ SPECIFIC: dict[str, list[Wrong]] = {
             "one size for all", 1, "step size of the first", {"- sizes[name] * slope": '- sizes["0.weight"] * slope'}
         ),
         Wrong("sizes cut off", 4, "raised RuntimeError", {"- sizes[name] * slope": "- sizes[name].item() * slope"}),
-        Wrong("one step always", 8, "one step is taken", {"range(steps)": "range(1)"}),
+        Wrong("one step always", 7, "one step is taken", {"range(steps)": "range(1)"}),
         Wrong(
             "sizes not learned", 11, "not learned", {"[*theta.values(), *sizes.values()], lr": "[*theta.values()], lr"}
         ),
