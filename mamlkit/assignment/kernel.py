@@ -48,9 +48,11 @@ def serve(connection: Any, folder: str, closed: tuple[str, ...]) -> None:
     """Answer requests until the connection ends. `closed`: modules of the kit whose functions this sheet asks for."""
     os.setsid() if hasattr(os, "setsid") else None
     os.chdir(folder)
-    nothing = os.open(os.devnull, os.O_RDWR)
+    nothing, ours = os.open(os.devnull, os.O_RDWR), connection.fileno()
     for stream in (0, 1, 2):  # what is printed convinces nobody
         os.dup2(nothing, stream)
+    os.closerange(3, ours)  # pipes of the process that it was forked from
+    os.closerange(ours + 1, 1024)
     torch.set_num_threads(1)
     InteractiveShell.clear_instance()
     quiet = Config({"HistoryManager": {"enabled": False}, "InteractiveShell": {"colors": "NoColor"}})
