@@ -36,7 +36,20 @@ IPyNbFile.setup = _start_measuring
 # Files that start clusters, servers or browsers, several processes each: all on one worker, one after another.
 BUSY = ("test_browser", "test_rerun", "test_report", "test_sweep")
 # The other files that take longest, in this order: notebooks, and their solutions with them.
-LONG = ("test_pretend", "10_", "11_", "08_", "09_", "test_odd", "test_run", "04_", "07_", "06_", "test_check")
+LONG: tuple[str, ...] = (
+    "test_pretend",
+    "10_",
+    "11_",
+    "08_",
+    "09_",
+    "test_odd",
+    "test_run",
+    "test_assignment",
+    "04_",
+    "07_",
+    "06_",
+)
+LONG += ("test_check",)
 
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]

@@ -126,7 +126,14 @@ def test_a_wing_without_its_extra_says_what_to_install(core: Path, tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("command", "brings"),
-    [("run 00", "study"), ("regenerate 00", "study"), ("rerun x.yml", "sweeps"), ("report x", "sweeps")],
+    [
+        ("run 00", "study"),
+        ("regenerate 00", "study"),
+        ("assignment out", "study"),
+        ("grade x.ipynb", "study"),
+        ("rerun x.yml", "sweeps"),
+        ("report x", "sweeps"),
+    ],
 )
 def test_a_command_without_its_extra_says_what_to_install(
     core: Path, tmp_path: Path, command: str, brings: str

@@ -35,6 +35,7 @@ from mamlkit.study.regenerate import LIMIT, canonical
 ROOT = Path(__file__).parents[1]
 WALKTHROUGH = sorted((ROOT / "notebooks").glob(notebooks.WALKTHROUGH))
 SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
+ASSIGNMENT = sorted((ROOT / "notebooks" / "assignment").glob("*.ipynb"))
 LINES = 20
 # A path from the root of a file system, but not a web address, a closing tag, a fraction or a link's tail.
 ABSOLUTE = re.compile(r"(?<![\w.:/<)\]}$\\])/[A-Za-z][\w.-]*/[\w.-]|\b[A-Z]:\\|file://")
@@ -169,18 +170,18 @@ def _name(value: Any) -> str:
 
 
 @pytest.mark.parametrize("rule", EVERYWHERE, ids=_name)
-@pytest.mark.parametrize("path", WALKTHROUGH + SOLUTIONS, ids=_name)
+@pytest.mark.parametrize("path", WALKTHROUGH + SOLUTIONS + ASSIGNMENT, ids=_name)
 def test_every_notebook_keeps_the_rule(path: Path, rule: Rule) -> None:
     assert rule(notebooks.load(path)) == []
 
 
-@pytest.mark.parametrize("path", WALKTHROUGH, ids=_name)
+@pytest.mark.parametrize("path", WALKTHROUGH + ASSIGNMENT, ids=_name)
 def test_every_walkthrough_notebook_declares_its_parameters(path: Path) -> None:
     assert parameters_are_literals_with_a_comment(notebooks.load(path)) == []
 
 
 @pytest.mark.parametrize("rule", [file_is_canonical, ruff_is_content], ids=_name)
-@pytest.mark.parametrize("path", WALKTHROUGH + SOLUTIONS, ids=_name)
+@pytest.mark.parametrize("path", WALKTHROUGH + SOLUTIONS + ASSIGNMENT, ids=_name)
 def test_every_file_keeps_the_rule(path: Path, rule: Callable[[Path], list[str]]) -> None:
     assert rule(path) == []
 

@@ -37,7 +37,9 @@ def test_the_whole_core_loads_no_wing() -> None:
     assert found.isdisjoint({*WINGS, "mamlkit.ledger", "mamlkit.figures", "mamlkit.images"})
 
 
-@pytest.mark.parametrize("command", [[], ["data"], ["run"], ["rerun"], ["report"], ["regenerate"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [[], ["data"], ["run"], ["rerun"], ["report"], ["regenerate"], ["assignment"], ["grade"]], ids=" ".join
+)
 def test_help_loads_neither_torch_nor_what_the_wings_need(command: list[str]) -> None:
     code = f"from mamlkit.__main__ import main\ntry: main({[*command, '--help']})\nexcept SystemExit: pass"
     assert loaded(code).isdisjoint({"torch", "numpy", *WINGS})

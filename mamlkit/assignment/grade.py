@@ -104,7 +104,10 @@ class Submission:
     def _run(self) -> None:
         if len(self.fatal) >= ENDINGS:
             raise LostError(f"{ENDINGS} cells ended their kernel or took too long; the notebook was given up")
-        student = Student(self.closed)
+        try:
+            student = Student(self.closed)
+        except DiedError as error:  # the machine's fault, but the next submission may fare better
+            raise LostError(f"its kernel did not start: it {error}") from None
         for number, source in enumerate(self.cells, 1):
             if number in self.fatal:
                 continue

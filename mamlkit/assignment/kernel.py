@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import threading
+from contextlib import suppress
 from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,16 @@ from mamlkit.assignment import wire
 
 for _name in mamlkit.__all__:  # what the sheets use, loaded before the fork: it is then there in no time
     getattr(mamlkit, _name)
-for _name in ("check", "museum", "figures.theme", "figures.charts"):
-    importlib.import_module(f"mamlkit.{_name}")
+# torch._dynamo: PyTorch loads it with the first step of an optimizer, for a second.
+for _name in ("mamlkit.check", "mamlkit.museum", "mamlkit.figures.theme", "mamlkit.figures.charts", "torch._dynamo"):
+    importlib.import_module(_name)
 tqdm.set_lock(threading.RLock())  # its own lies in the system, where a kernel that is ended would leave it
 
 MEMORY, FILES = 2 * 2**30, 64 * 2**20  # bytes that a submission may hold beyond the kit's own, and write into a file
 STARTS = ("os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "os.kill", "os.killpg",
           "os.startfile", "pty.spawn", "subprocess.Popen", "socket.connect", "socket.bind", "socket.sendto",
-          "signal.pthread_kill", "ctypes.dlopen", "ctypes.dlsym", "ctypes.string_at", "ctypes.call_function")  # fmt: skip
+          "signal.pthread_kill", "ctypes.dlopen", "ctypes.dlsym", "ctypes.string_at",
+          "ctypes.call_function")  # fmt: skip
 CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod",
            "os.chown", "os.utime", "shutil.rmtree", "shutil.move", "shutil.copyfile", "shutil.copytree")  # fmt: skip
 
@@ -45,9 +48,11 @@ def serve(connection: Any, folder: str, closed: tuple[str, ...]) -> None:
     """Answer requests until the connection ends. `closed`: modules of the kit whose functions this sheet asks for."""
     os.setsid() if hasattr(os, "setsid") else None
     os.chdir(folder)
-    nothing = os.open(os.devnull, os.O_RDWR)
+    nothing, ours = os.open(os.devnull, os.O_RDWR), connection.fileno()
     for stream in (0, 1, 2):  # what is printed convinces nobody
         os.dup2(nothing, stream)
+    os.closerange(3, ours)  # pipes of the process that it was forked from
+    os.closerange(ours + 1, 1024)
     torch.set_num_threads(1)
     InteractiveShell.clear_instance()
     quiet = Config({"HistoryManager": {"enabled": False}, "InteractiveShell": {"colors": "NoColor"}})
@@ -104,7 +109,8 @@ def _limit() -> None:
     for kind, most in limits.items():
         hard = resource.getrlimit(kind)[1]
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(kind, (most, most))
+        with suppress(OSError, ValueError):  # a system that knows the limit and does not set it
+            resource.setrlimit(kind, (most, most))
 
 
 def _closed(*_: Any, **__: Any) -> None:
@@ -113,14 +119,15 @@ def _closed(*_: Any, **__: Any) -> None:
 
 def _close(rooms: tuple[str, ...]) -> set[str]:
     """Put a refusal in the place of every function of some modules, under whatever name it is held; their files."""
-    found = set()
+    found: set[str] = set()
     for room in rooms:
         module = importlib.import_module(f"mamlkit.{room}")
         for function in vars(module).values():
             if inspect.isfunction(function) and function.__module__ == module.__name__:
                 function.__code__ = _closed.__code__
                 function.__defaults__, function.__kwdefaults__ = None, None
-        found |= {os.path.realpath(path) for path in (module.__file__, cache_from_source(str(module.__file__)))}
+        source = str(module.__file__)
+        found |= {os.path.realpath(path) for path in (source, cache_from_source(source))}
     return found
 
 

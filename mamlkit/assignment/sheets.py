@@ -82,7 +82,7 @@ def copy(notebook: NotebookNode, name: str, *, solve: bool = False) -> NotebookN
     become one that raises, a value with `# solution` behind it an ellipsis, a line with `# planted: NAME` the wrong
     line of that exhibit of the museum. Raises ValueError for marks that do not pair.
     """
-    cells = []
+    cells: list[NotebookNode] = []
     for cell in notebook.cells:
         if any(notebooks.tagged(cell, tag) for tag in HIDDEN):
             continue

@@ -1,4 +1,4 @@
-"""The grader's end of a student's kernel: starts it, asks it and ends it. What it says is JSON, and no more than that."""
+"""The grader's end of a student's kernel: starts it, asks it and ends it. What it says is JSON, nothing more."""
 
 from __future__ import annotations
 

@@ -29,7 +29,8 @@ WARNING = re.compile(r"^.*\b[A-Z]\w*Warning: .*$", re.MULTILINE)
 def regenerate(names: Sequence[str] = (), *, check: bool = False, timeout: float = 3600) -> list[str]:
     """Execute notebooks and write each back with its new outputs; with `check`, write nothing and compare.
 
-    names    as for `mamlkit run`; a number or a name means the walkthrough's notebook and its solution; default all
+    names    as for `mamlkit run`; a number or a name means the walkthrough's notebook and its solution; default all,
+             the assignment's sheets too
 
     Returns one sentence for each notebook that failed, warned, is too large, or (with `check`) differs from its file.
     Such a notebook is left as it was.
@@ -49,7 +50,8 @@ def _paths(names: Sequence[str]) -> list[Path]:
     others = [name for name in names if not notebooks.is_path(name)]
     walkthrough = notebooks.select(others) if others or not names else []
     solutions = [path.parent / "solutions" / path.name for path in walkthrough]
-    return [*map(Path, filter(notebooks.is_path, names)), *walkthrough, *filter(Path.is_file, solutions)]
+    sheets = [] if names else sorted((walkthrough[0].parent / "assignment").glob(notebooks.WALKTHROUGH))
+    return [*map(Path, filter(notebooks.is_path, names)), *walkthrough, *filter(Path.is_file, solutions), *sheets]
 
 
 def _one(path: Path, *, check: bool, timeout: float) -> str | None:
