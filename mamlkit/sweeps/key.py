@@ -1,6 +1,6 @@
 """What the numbers of a run depend on, as digests: the key of a run changes when one of them does, and only then.
 
-They are the notebook without its outputs, the parameters and what lies in the folders that they name, the data, and
+They are the code of the notebook, the parameters and what lies in the folders that they name, the data, and
 of the kit the core, the images, the ledger, what executes a notebook, and the modules that the notebook imports,
 with all that these import in turn. Figures draw numbers and make none.
 """
@@ -23,7 +23,7 @@ from mamlkit.images.glyphs import glyphs_file
 from mamlkit.study import notebooks
 
 ALWAYS = ("*.py", "images/*.py", "study/execute.py")  # of the kit's folder: the core and the ledger are at its top
-NEVER = ("figures", "__main__.py")
+NEVER = ("figures", "experiment.py", "__main__.py")
 
 
 def key(path: Path, parameters: Mapping[str, Any], identity: Mapping[str, str]) -> str:
@@ -50,9 +50,9 @@ def identity(path: Path, parameters: Mapping[str, Any]) -> dict[str, str]:
 
 
 def notebook_digest(path: Path) -> str:
-    """Of a notebook's cells and their tags: neither its outputs and counts nor its cells' ids reach a run."""
-    cells = [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in notebooks.source(path).cells]
-    return _digest(cells)
+    """Of a notebook's code cells and their tags: neither text and outputs nor counts and ids reach a run."""
+    cells = notebooks.code_cells(notebooks.source(path))
+    return _digest([(cell.source, cell.metadata.get("tags", [])) for cell in cells])
 
 
 def kit_digest(path: Path) -> str:
