@@ -16,6 +16,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,8 @@ def _group(place: torch.device) -> Iterator[tuple[int, int]]:
     if "WORLD_SIZE" not in os.environ:
         yield 0, 1
         return
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    # PyTorch's own patience is half an hour; torchrun starts a group that failed again.
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timedelta(minutes=5))
     try:
         yield dist.get_rank(), dist.get_world_size()
     finally:
