@@ -597,7 +597,7 @@ def values() -> Iterator[tuple[Any, Any, str]]:
     yield 0.1, 0.0, "off by 0.1"
 
 
-@pytest.mark.parametrize(("found", "wanted", "words"), list(values()), ids=str)
+@pytest.mark.parametrize(("found", "wanted", "words"), list(values()))
 def test_answers_are_compared_after_they_have_crossed(found: Any, wanted: Any, words: str) -> None:
     crossed = wire.unpacked(json.loads(json.dumps(wire.packed(found))))
     assert re.search(words, wire.differs(crossed, wanted)) if words else wire.differs(crossed, wanted) == ""
