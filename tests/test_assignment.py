@@ -364,7 +364,7 @@ SPECIFIC: dict[str, list[Wrong]] = {
         Wrong("plain descent", 4, "gradient descent at the α", added=f"{PLAIN_STEP}{THETA % 'alpha[name]'}, state"),
         Wrong("up the loss", 4, "goes up the loss", added=f"{PLAIN_STEP}{THETA % '-alpha[name]'}, state"),
         Wrong("stays", 1, "does not move", added=f"{PLAIN_STEP}theta, state"),
-        Wrong("half way", 7, "a hundredth is asked for", {"0.2 * state": "0.0 * state", "4.5 * alpha": "2.2 * alpha"}),
+        Wrong("half way", 7, "a hundredth is asked for", {"0.2 * state": "0.0 * state", "4.5 * alpha": "2.7 * alpha"}),
         Wrong("too far", 4, "of descent's loss|diverges", {"4.5 * alpha": "45 * alpha"}),
         Wrong("memory outside", 7, "outside of its state", added=OUTSIDE),
         Wrong("no state", 1, "two things", added=f"{PLAIN_STEP}{THETA % 'alpha[name]'}"),

@@ -32,7 +32,7 @@ CHANGES = [
     "inner.py|weight - alpha[name] * gradient|weight - alpha[name] * alpha[name] * gradient|test_inner.py",
     "inner.py|for k in range(steps)|for k in range(steps - 1)|test_variants.py",
     "checks.py|isinstance(steps, bool) or not|not|test_inner.py",
-    "meta.py|_gradients(loss.mean(), theta|_gradients(loss.sum(), theta|test_meta.py",
+    "meta.py|_gradients(loss.mean(), None, theta|_gradients(loss.sum(), None, theta|test_meta.py",
     "meta.py|before = shared(theta, *query|before = shared(theta, *support|test_meta.py",
 ]
 

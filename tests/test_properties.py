@@ -157,10 +157,10 @@ def test_examples_that_all_stand_there_twice_change_no_mean_loss(p: Problem, tim
 @example(problem(0, tasks=1, shots=1, queries=1, alpha=0.1, steps=3, order=2, route="loop"))
 @example(problem(1, tasks=3, shots=1, queries=5, alpha=0.1, steps=2, order=2, route="vmap"))
 @example(problem(2, tasks=2, shots=5, queries=1, classify=True, alpha=0.2, steps=1, order=2, route="vmap"))
-def test_both_routes_agree_on_any_number_of_tasks_shots_and_queries(p: Problem) -> None:
+def test_all_routes_agree_on_any_number_of_tasks_shots_and_queries(p: Problem) -> None:
     found = [p.solved(route=route) for route in ROUTES]
-    assert same(*found)
-    assert alike(found[0].loss_before, found[1].loss_before)
+    assert all(same(found[0], other) for other in found)
+    assert all(alike(found[0].loss_before, other.loss_before) for other in found)
     assert found[0].loss.shape == (p.batch.size,)
     assert {name: part.shape for name, part in found[0].grad.items()} == {n: w.shape for n, w in p.theta.items()}
 
