@@ -295,7 +295,7 @@ class _Examination:
         before = [self.slope(self.theta, *self.batch.task(i).query, self.batch.task(i).support.x) for i in everything]
         alone = [self.second_order(i, "support") for i in everything]
         yield Finding("the gradient", "wrong", self.named(found, each, first, before, alone, second))
-        apart = [self.called(gradient, _chosen(self.batch, [i])) for i in everything]
+        apart = [self.called(gradient, self.batch.chosen([i])) for i in everything]
         if all(isinstance(g, dict) and _relative(g, e) <= self.tolerance for g, e in zip(apart, each, strict=True)):
             yield Finding(
                 "one task alone",
@@ -369,7 +369,7 @@ class _Examination:
                 "labels", "right", "other labels of the support change θ', other labels of the query the loss"
             )
 
-        back = self.losses(_chosen(self.batch, list(range(self.batch.size))[::-1])).flip(0)
+        back = self.losses(self.batch.chosen(list(range(self.batch.size))[::-1])).flip(0)
         error = (_norm_of(plain - back) / _norm_of(plain).clamp(min=1e-300)).item()
         yield self.compared("order of the tasks", error, "something is kept from one task to the next")
 
@@ -522,10 +522,6 @@ def _holding(model: nn.Module, theta: Params) -> Iterator[None]:
             held[name] = parameter
         for table, name, buffer in buffers:
             table[name] = buffer
-
-
-def _chosen(batch: TaskBatch, tasks: list[int]) -> TaskBatch:
-    return TaskBatch(*(Batch(part.x[tasks], part.y[tasks]) for part in batch))
 
 
 def _other(y: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def evaluate(
     start: int = 0,
     route: str = "vmap",
     rule: InnerRule = GRADIENT_DESCENT,
-    chunk: int = 200,
+    chunk: int | None = 200,
 ) -> Curve:
     """Adapt θ to `size` tasks of a split and judge each on its query after every step (no graph is kept).
 
@@ -42,7 +42,7 @@ def evaluate(
     split         "validation" or "test", asked for by name
     size, start   tasks `start` to `start + size`; 600 in the paper
     route         as in `meta_gradient`: "loop" takes a model that vmap cannot
-    chunk         tasks computed at once
+    chunk         tasks computed at once; None for all
 
     Raises ValueError as `adapt` does. A task that diverges keeps its infinite or NaN loss, and the mean shows it.
     """
@@ -54,6 +54,7 @@ def evaluate(
     inner = InnerLoop(step_sizes(alpha, theta, steps), 1, rule)
     place = next(iter(theta.values())).device
     curves = []
+    chunk = chunk or size
     for first in range(start, start + size, chunk):
         batch = tasks.batch(first, min(chunk, start + size - first), split).to(place)
         checks.tasks(batch)

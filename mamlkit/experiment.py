@@ -30,6 +30,7 @@ from mamlkit import files
 from mamlkit.meta import unchecked
 from mamlkit.pure import Params
 from mamlkit.study import RefusedError
+from mamlkit.study.result import dumps
 from mamlkit.sweeps.spec import mapping, read
 
 TOP = ("tasks", "model", "loss", "batch_norm", "training", "exam", "device")
@@ -89,7 +90,8 @@ def _experiment(content: Mapping[str, Any], out: Path, device: str | None) -> It
                 if curve.accuracy is not None:
                     found["exam"]["accuracy"] = curve.accuracy.mean(0).tolist()
                 yield str(curve)
-            files.write(out / "result.json", json.dumps(found, indent=1) + "\n")
+            finite = json.loads(json.dumps(found), parse_constant=str)  # JSON has no infinity and no NaN
+            files.write(out / "result.json", dumps(finite))
 
 
 def _train(objective: mk.Objective, tasks: Any, training: Mapping[str, Any], out: Path, rank: int) -> None:
@@ -125,8 +127,7 @@ def shared(objective: mk.Objective, theta: Params, batch: mk.TaskBatch, **settin
     if tasks < processes:
         raise ValueError(f"{tasks} tasks an iteration cannot be dealt out to {processes} processes; take fewer")
     first, last = tasks * rank // processes, tasks * (rank + 1) // processes
-    mine = mk.TaskBatch(*(mk.Batch(part.x[first:last], part.y[first:last]) for part in batch))
-    found = unchecked(objective, theta, mine, **settings)
+    found = unchecked(objective, theta, batch.chosen(slice(first, last)), **settings)
 
     def mean(gradient: Params) -> Params:
         return {name: _summed(part * ((last - first) / tasks)) for name, part in gradient.items()}
@@ -161,7 +162,10 @@ def _group(place: torch.device) -> Iterator[tuple[int, int]]:
 
 def _place(name: str) -> torch.device:
     """The device; of several processes on one machine each has a GPU of its own."""
-    place = mk.device(name)
+    try:
+        place = mk.device(name)
+    except RuntimeError as error:  # this machine has none
+        raise RefusedError(str(error)) from error
     own = place.type == "cuda" and place.index is None and "LOCAL_RANK" in os.environ
     return mk.device(f"cuda:{os.environ['LOCAL_RANK']}") if own else place
 

@@ -42,12 +42,15 @@ class TaskBatch(NamedTuple):
 
     def task(self, i: int) -> TaskBatch:
         """Task i: support and query without the dimension of tasks."""
-        return TaskBatch(*(Batch(part.x[i], part.y[i]) for part in self))
+        return self.chosen(i)
+
+    def chosen(self, tasks: int | slice | list[int]) -> TaskBatch:
+        """The tasks at these places, as a tensor is indexed by them."""
+        return TaskBatch(*(Batch(part.x[tasks], part.y[tasks]) for part in self))
 
     def chunks(self, size: int) -> Iterator[TaskBatch]:
         """The same tasks, `size` at a time."""
-        parts = [zip(part.x.split(size), part.y.split(size), strict=True) for part in self]
-        yield from (TaskBatch(*(Batch(*data) for data in pair)) for pair in zip(*parts, strict=True))
+        yield from (self.chosen(slice(first, first + size)) for first in range(0, self.size, size))
 
     def to(self, device: torch.device | str) -> TaskBatch:
         """The same data on a device. Draws happen on the CPU, so every device sees the same tasks."""

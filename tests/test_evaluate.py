@@ -36,7 +36,7 @@ def test_routes_and_chunks_give_the_same_curve() -> None:
     objective, theta, _ = sinusoid_problem()
     curves = [
         mk.evaluate(objective, theta, TASKS, alpha=0.05, steps=2, split="test", size=7, route=route, chunk=chunk)
-        for route, chunk in (("vmap", 200), ("vmap", 3), ("loop", 200))
+        for route, chunk in (("vmap", 200), ("vmap", 3), ("vmap", None), ("loop", 200))
     ]
     for curve in curves[1:]:
         assert torch.allclose(curve.loss, curves[0].loss, atol=1e-12, rtol=0)

@@ -8,13 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
 import yaml
+from sweeping import wait_for
 from torch import Tensor
 
 import mamlkit as mk
@@ -87,7 +87,7 @@ def test_a_file_of_settings_is_the_training_and_the_exam_that_it_says(alone: Pat
 def test_a_training_that_was_killed_goes_on_to_the_same_bits(alone: Path, tmp_path: Path) -> None:
     settings, out = written(tmp_path), tmp_path / "out"
     with subprocess.Popen(command(settings, out), stdout=subprocess.DEVNULL) as process:
-        _wait(out / "checkpoint", process)
+        wait_for((out / "checkpoint").exists, "a checkpoint")
         process.kill()
     assert not (out / "result.json").exists()
     lines = list(experiment(settings, out))
@@ -96,15 +96,6 @@ def test_a_training_that_was_killed_goes_on_to_the_same_bits(alone: Path, tmp_pa
     iterations = [line.split(",")[0] for line in (out / "records.csv").read_text().splitlines()]
     assert iterations[-2:] == ["200", "230"]
     assert sorted(set(iterations[1:]), key=int) == iterations[1:]
-
-
-def _wait(path: Path, process: subprocess.Popen[bytes]) -> None:
-    """Until a file is there."""
-    for _ in range(2400):
-        if path.exists() or process.poll() is not None:
-            break
-        time.sleep(0.05)
-    assert path.exists(), f"{path} has not come; the process is {process.poll()}"
 
 
 def test_two_processes_find_the_theta_of_one(alone: Path, tmp_path: Path) -> None:
@@ -119,7 +110,7 @@ def test_a_process_that_dies_ends_the_run_with_a_whole_checkpoint_from_which_the
 ) -> None:
     settings, out, whole = written(tmp_path, iterations=600), tmp_path / "out", tmp_path / "whole"
     with subprocess.Popen(command(settings, out, 2), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as launcher:
-        _wait(out / "checkpoint", launcher)
+        wait_for((out / "checkpoint").exists, "a checkpoint")
         workers = [c for c in psutil.Process(launcher.pid).children() if "RANK" in c.environ()]
         last = max(workers, key=lambda worker: int(worker.environ()["RANK"]))
         os.kill(last.pid, signal.SIGKILL)
@@ -164,6 +155,8 @@ def test_a_shipped_experiment_runs(path: Path, tmp_path: Path) -> None:
         ("alpha: 1e-2", "alpha: -1", "alpha is -1"),
         ("steps: 2", "outer: reptile", "unknown key 'outer'"),
         ("size: 10", "size: 1", "size is 1"),
+        ("loss: mse_loss", "loss: mse_loss\nbatch_norm: none", "batch_norm is 'none'"),
+        ("loss: mse_loss", "loss: mse_loss\ndevice: abacus", "device is 'abacus'"),
         ("float64}}\nloss", "float32}}\nloss", "float"),
         ("float64}}\nloss", "float16}}\nloss", "dtype is 'float16'; it must be of type"),
         ("{Sinusoids:", "[Sinusoids:", "not YAML"),
@@ -175,6 +168,32 @@ def test_settings_that_cannot_be_are_refused_by_name(old: str, new: str, words: 
     path.write_text(SETTINGS.replace(old, new, 1).replace("iterations: 230", "iterations: 1"))
     with pytest.raises(RefusedError, match=words):
         list(experiment(path, tmp_path / "out"))
+
+
+def test_the_device_that_is_named_goes_before_the_one_in_the_file(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="device is 'abacus'"):
+        list(experiment(written(tmp_path), tmp_path / "out", "abacus"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
+def test_a_device_that_this_machine_lacks_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(written(tmp_path)), "--out", str(tmp_path / "out"), "--device", "cuda"]) == 2
+    assert "this machine offers 0 CUDA devices" in capsys.readouterr().err
+
+
+def test_a_result_that_is_not_finite_is_written_as_json_that_any_reader_takes(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yml"
+    path.write_text(SETTINGS.replace("230", "1").replace("size: 10, steps: 3", "size: 10, steps: 60, alpha: 1000.0"))
+    list(experiment(path, tmp_path / "out"))
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    found = json.loads((tmp_path / "out" / "result.json").read_text(), parse_constant=refuse)
+    assert found["exam"]["loss"][-1] in ("NaN", "Infinity")
+    assert isinstance(found["exam"]["loss"][0], float)
 
 
 def test_the_command_says_what_is_wrong_in_one_line_and_ends_with_2(

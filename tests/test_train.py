@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ import mamlkit as mk
 from mamlkit import checkpoint as store
 from mamlkit.inner import GRADIENT_DESCENT
 from mamlkit.meta import ROUTES, unchecked
+from mamlkit.pure import Params
 
 TASKS = mk.Sinusoids(shots=4, queries=4, dtype=torch.float64)
 
@@ -279,6 +281,20 @@ def test_complex_parameters_are_trained_by_adams_plain_step() -> None:
         parameter.grad = mk.meta_gradient(by_hand, by_hand.theta(), Whole().batch(3 * i, 3), alpha=0.01).grad["weight"]
         optimizer.step()
     assert torch.allclose(target.theta()["weight"], parameter.detach(), rtol=1e-12)
+
+
+def test_chunks_of_an_iteration_go_to_the_outer_gradient_one_after_another() -> None:
+    sizes: list[int] = []
+
+    def outer(target: mk.Objective, theta: Params, batch: mk.TaskBatch, **settings: Any) -> mk.MetaGradient:
+        sizes.append(batch.size)
+        return unchecked(target, theta, batch, **settings)
+
+    whole, parted = objective(), objective()
+    list(training(whole, 2, tasks_per_iteration=5))
+    list(training(parted, 2, tasks_per_iteration=5, chunk=2, outer=outer))
+    assert sizes == [2, 2, 1] * 2
+    assert torch.allclose(flat(parted.theta()), flat(whole.theta()), atol=1e-9)
 
 
 def test_what_is_not_said_is_as_the_documentation_has_it() -> None:

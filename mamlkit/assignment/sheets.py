@@ -14,16 +14,13 @@ from mamlkit import files
 from mamlkit.assignment.points import Check
 from mamlkit.museum import CATALOGUE
 from mamlkit.study import RefusedError, notebooks
+from mamlkit.study.regenerate import METADATA
 
 HIDDEN = ("solution", "check")  # tags of cells that no student gets
 BEGIN, END = re.compile(r"( *)# --- solution *"), re.compile(r" *# --- end *")
 VALUE = re.compile(r"( *[^=#]+? = ).*  # solution")
 PLANTED = re.compile(r"(.*)  # planted: (.+)")
 DEFINES = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
-METADATA = {
-    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
-    "language_info": {"name": "python"},
-}
 
 
 @dataclass(frozen=True)

@@ -93,9 +93,7 @@ class Episodes(ABC):
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of {least} or more")
         if self.alphabets not in ("across", "within"):
             raise ValueError(f'alphabets is {self.alphabets!r}; it must be "across" or "within"')
-        if not self.dtype.is_floating_point:
-            raise ValueError(f"dtype is {self.dtype}; images need a floating-point type such as torch.float32")
-        named_device(self.device)
+        check_kind(self.device, self.dtype)
         each, (height, width) = self._each, self.drawings.pixels.shape[-2:]
         if self.shots + self.queries > each:
             raise ValueError(
@@ -205,6 +203,13 @@ class Episodes(ABC):
         """Every drawing of the set as bytes on the device: [characters · drawings, channels, height, width]."""
         pixels = torch.from_numpy(self.drawings.pixels).to(named_device(self.device)).flatten(0, 1)
         return pixels if pixels.dim() == 4 else pixels[:, None]
+
+
+def check_kind(device: torch.device | str, dtype: torch.dtype) -> None:
+    """Refuse a device that there is not, and a type that cannot hold grey values from 0 to 1."""
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype is {dtype}; images need a floating-point type such as torch.float32")
+    named_device(device)
 
 
 def arrays(path: Path, remedy: str) -> dict[str, NDArray[Any]]:

@@ -53,6 +53,10 @@ FILES = {
 }
 WHOLE = ("images_background.zip", "images_evaluation.zip")
 RUNS = "all_runs.zip"  # Lake's one-shot exam, which one_shot_exam.py reads; the others hold drawings by character
+FETCH = (
+    "run: python -m mamlkit data fetch omniglot (16 MB), without a network "
+    "python -m mamlkit data fetch omniglot --from FOLDER_OR_ZIP"
+)
 DRAWN = tuple(name for name in FILES if name != RUNS)
 
 
@@ -279,10 +283,7 @@ def load_omniglot(folder: Path) -> Drawings:
             part = load_packed(packed) if packed.exists() else pack(zipped)
             found |= dict(zip(zip(part.alphabets, part.characters, strict=True), part.pixels, strict=True))
     if not found:
-        raise FileNotFoundError(
-            f"Omniglot is not in {folder}; run: python -m mamlkit data fetch omniglot (16 MB), without a network "
-            "python -m mamlkit data fetch omniglot --from FOLDER_OR_ZIP, or take Glyphs, which needs neither"
-        )
+        raise FileNotFoundError(f"Omniglot is not in {folder}; {FETCH}, or take Glyphs, which needs neither")
     return by_name(found)
 
 

@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from mamlkit.device import device as named_device
-from mamlkit.images.omniglot import RUNS, check_published, omniglot_folder, opened, read_png, shrink
+from mamlkit.images.episodes import check_kind
+from mamlkit.images.omniglot import FETCH, RUNS, check_published, omniglot_folder, opened, read_png, shrink
 from mamlkit.tasks import Batch, TaskBatch
 
 COUNT = 20  # runs, and in each of them classes and drawings to be named
@@ -94,9 +95,7 @@ class OneShotExam:
     dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
-        named_device(self.device)
-        if not self.dtype.is_floating_point:
-            raise ValueError(f"dtype is {self.dtype}; images need a floating-point type such as torch.float32")
+        check_kind(self.device, self.dtype)
         _ = self.runs  # a missing or damaged file is reported here, not at the first batch
 
     @cached_property
@@ -104,10 +103,7 @@ class OneShotExam:
         """Drawings and answers of all runs."""
         path = (Path(self.folder) if self.folder is not None else omniglot_folder()) / RUNS
         if not path.exists():
-            raise FileNotFoundError(
-                f"{RUNS} is not in {path.parent}; run: python -m mamlkit data fetch omniglot (16 MB), without a "
-                "network python -m mamlkit data fetch omniglot --from FOLDER_OR_ZIP"
-            )
+            raise FileNotFoundError(f"{RUNS} is not in {path.parent}; {FETCH}")
         check_published(path)
         return read_runs(path)
 

@@ -240,6 +240,12 @@ def folded(name: str, parts: Mapping[str, tuple[Cell, Sequence[Mapping[str, Any]
     return HTML(pages.render("folded.html", name=name, folds=folds, empty=empty))
 
 
+def rates(sweep: Sweep) -> pd.DataFrame:
+    """How often each claim held: columns title, claim, held and runs, those that came to it."""
+    found = sweep.claims.groupby(["title", "claim"], sort=False).agg(held=("holds", "sum"), runs=("holds", "size"))
+    return found.reset_index()
+
+
 def tally(rates: pd.DataFrame, runs: int) -> Cell:
     """What became of a notebook's claims, in words. Columns of `rates`: claim, held, runs; `runs` there are of it."""
     broken = int((rates.held < rates.runs).sum())
@@ -344,12 +350,11 @@ def fronts(sweep: Sweep) -> HTML:
 
     It has the first curves on record, or else the first numbers; those that no seed changes stand back.
     """
-    cards = []
+    cards, every = [], rates(sweep)
     for title in sweep.runs.title.unique():
-        runs, checks = (frame[frame.title == title] for frame in (sweep.runs, sweep.claims))
-        rates = checks.groupby("claim", sort=False).holds.agg(held="sum", runs="size").reset_index()
-        broken = [f"{rate.claim}: {rate.held} of {rate.runs}" for rate in results.rows(rates[rates.held < rates.runs])]
-        claims = tally(rates, len(runs)) if len(rates) else Cell("No run checked a claim.")
+        runs, mine = (frame[frame.title == title] for frame in (sweep.runs, every))
+        broken = [f"{rate.claim}: {rate.held} of {rate.runs}" for rate in results.rows(mine[mine.held < mine.runs])]
+        claims = tally(mine, len(runs)) if len(mine) else Cell("No run checked a claim.")
         card = {"title": title, "href": link("", runs).href, "to": f"#{_place(sweep, title)}", "src": "", "said": ""}
         if kinds := _kinds(sweep, title):
             what, values, draw, *_ = kinds[-1]
