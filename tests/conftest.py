@@ -6,6 +6,7 @@ and those that take longest start first, so that the workers finish together.
 
 import os
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,25 @@ from xdist.scheduler import LoadScopeScheduling
 IPyNbCell.compare_outputs = compare
 
 # What each kernel of the notebook tests runs first: a figure whose text is hard to read is then refused.
-STARTUP = f"import sys; sys.path.append({str(Path(__file__).parent)!r}); import contrast; contrast.watch(); del sys"
+STARTUP = (
+    f"import sys; sys.path.append({str(Path(__file__).parent)!r}); import contrast; contrast.watch(); del sys, contrast"
+)
 _start = IPyNbFile.setup
 
 
 def _start_measuring(file: IPyNbFile) -> None:
     """Start a notebook's kernel with a profile of its own, the one file of which is STARTUP."""
-    with tempfile.TemporaryDirectory() as home, pytest.MonkeyPatch.context() as patch:
+    with tempfile.TemporaryDirectory() as home, pytest.MonkeyPatch.context() as patch, ExitStack() as handles:
         startup = Path(home, "profile_default", "startup", "00-contrast.py")
         startup.parent.mkdir(parents=True)
         startup.write_text(STARTUP)
         patch.setenv("IPYTHONDIR", home)
-        _start(file)
+        # nbval opens the null device for the kernel, and does not close it.
+        patch.setattr("nbval.kernel.open", lambda *of: handles.enter_context(open(*of)), raising=False)
+        try:
+            _start(file)
+        except RuntimeError:  # no answer: another process may have taken a port that was picked for it
+            _start(file)
 
 
 IPyNbFile.setup = _start_measuring

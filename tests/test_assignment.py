@@ -137,6 +137,12 @@ for cell in cells:
     ]
 
 
+def adapted_to_the_query(points: int) -> Wrong:
+    """The query in the support's place."""
+    change = {"objective, theta, support, ": "objective, theta, query, "}
+    return Wrong("adapted to the query", points, "adapted to the query", change)
+
+
 def choice(letter: str, wrong: str, points: int, reason: str) -> Wrong:
     """A wrong letter for a question of choice."""
     return Wrong(f"chooses {wrong} for {letter[:16]}", points, reason, {letter: f'{letter.split(" =")[0]} = "{wrong}"'})
@@ -227,12 +233,7 @@ SPECIFIC: dict[str, list[Wrong]] = {
             "which θ′ has seen",
             {"accuracy(theta_prime, query)": "accuracy(theta_prime, support)"},
         ),
-        Wrong(
-            "adapted to the query",
-            7,
-            "adapted to the query",
-            {"objective, theta, support, ": "objective, theta, query, "},
-        ),
+        adapted_to_the_query(7),
         Wrong(
             "after for before",
             10,
@@ -269,12 +270,7 @@ SPECIFIC: dict[str, list[Wrong]] = {
             "loss on the support",
             {"objective(theta_prime, *query)": "objective(theta_prime, *support)"},
         ),
-        Wrong(
-            "adapted to the query",
-            9,
-            "adapted to the query",
-            {"objective, theta, support, ": "objective, theta, query, "},
-        ),
+        adapted_to_the_query(9),
         Wrong("lacks the first", 11, "before the first step", {"range(steps + 1)": "range(1, steps + 1)"}),
         Wrong("not adapted", 9, "does not adapt", {"steps=k, ": "steps=0, "}),
         Wrong("sum over tasks", 12, "sum over tasks", {"sum(ends) / len(ends)": "sum(ends)"}),
@@ -364,7 +360,7 @@ SPECIFIC: dict[str, list[Wrong]] = {
         Wrong("plain descent", 4, "gradient descent at the α", added=f"{PLAIN_STEP}{THETA % 'alpha[name]'}, state"),
         Wrong("up the loss", 4, "goes up the loss", added=f"{PLAIN_STEP}{THETA % '-alpha[name]'}, state"),
         Wrong("stays", 1, "does not move", added=f"{PLAIN_STEP}theta, state"),
-        Wrong("half way", 7, "a hundredth is asked for", {"0.2 * state": "0.0 * state", "4.5 * alpha": "2.7 * alpha"}),
+        Wrong("half way", 7, "a hundredth is asked for", {"0.2 * state": "0.0 * state", "4.5 * alpha": "1.8 * alpha"}),
         Wrong("too far", 4, "of descent's loss|diverges", {"4.5 * alpha": "45 * alpha"}),
         Wrong("memory outside", 7, "outside of its state", added=OUTSIDE),
         Wrong("no state", 1, "two things", added=f"{PLAIN_STEP}{THETA % 'alpha[name]'}"),
