@@ -23,6 +23,7 @@ CORE = [
     "statistics",
     "inner",
     "curves",
+    "graphs",
     "meta",
 ]
 CORE += ["checkpoint", "train", "evaluate"]
