@@ -62,6 +62,8 @@ import mamlkit as mk
 from mamlkit import files
 from mamlkit.meta import ROUTES, unchecked
 
+PROCESSES = multiprocessing.get_context("forkserver")  # its children begin with what is loaded once, here:
+PROCESSES.set_forkserver_preload(["torch._dynamo", "mamlkit.meta", "mamlkit.models", "mamlkit.images"])
 DIED = "its process died"
 TOLERANCE = 1e-3  # of float32 against float64; the two orders are further apart
 LEAST = 0.02  # seconds that are timed at once
@@ -96,6 +98,7 @@ class Case:
 
     def made(self, order: int, dtype: torch.dtype = torch.float32) -> Problem:
         """The problem itself, the same in either type."""
+        loss: Callable[..., torch.Tensor]
         if self.problem == "sinusoid":
             model, loss, alpha = mk.models.mlp(1, 1), F.mse_loss, 0.01
             batch = mk.Sinusoids(shots=self.points, queries=self.points).batch(0, self.tasks)
@@ -231,9 +234,8 @@ class Worker:
     """A contender's process, at the other end of the pipe."""
 
     def __init__(self, contender: Contender, case: Case, order: int, core: int) -> None:
-        context = multiprocessing.get_context("forkserver")
-        self.pipe, end = context.Pipe()
-        self.process = context.Process(target=work, args=(end, contender, case, order, core), daemon=True)
+        self.pipe, end = PROCESSES.Pipe()
+        self.process = PROCESSES.Process(target=work, args=(end, contender, case, order, core), daemon=True)
         self.process.start()
         end.close()
 
@@ -414,9 +416,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     os.environ |= {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-    multiprocessing.set_forkserver_preload(
-        ["torch", "torch.func", "mamlkit.meta", "mamlkit.models", "mamlkit.images", "torch._dynamo"]
-    )
     try:
         main()
     except KeyboardInterrupt:

@@ -26,7 +26,6 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "data"))
 import golden
 
 Case = dict[str, Any]
-Gradient = dict[str, Any]
 ACTIVATIONS = {"none": nn.Identity, "relu": nn.ReLU, "tanh": nn.Tanh}
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "squared_error": F.mse_loss,
@@ -59,10 +58,10 @@ def step_sizes(case: Case) -> dict[str, Any]:
     return case["alpha"] if isinstance(case["alpha"], dict) else dict.fromkeys(case["theta"], case["alpha"])
 
 
-def by(recipe: Callable[[Problem], Ready]) -> Callable[[Case, int], Gradient | None]:
+def by(recipe: Callable[[Problem], Ready]) -> Callable[[Case, int], Any]:
     """What a recipe computes of a case; None where the library does not serve it."""
 
-    def gradient(case: Case, order: int) -> Gradient | None:
+    def gradient(case: Case, order: int) -> dict[str, Any] | None:
         sizes = [size if isinstance(size, float) else tensor(size) for size in step_sizes(case).values()]
         alpha = sizes if isinstance(case["alpha"], dict) else case["alpha"]
         problem = Problem(module(case), LOSSES[case["loss"]], tasks(case), alpha, case["steps"], order)
@@ -74,11 +73,11 @@ def by(recipe: Callable[[Problem], Ready]) -> Callable[[Case, int], Gradient | N
     return gradient
 
 
-def kit(route: str) -> Callable[[Case, int], Gradient | None]:
+def kit(route: str) -> Callable[[Case, int], Any]:
     return by(partial(rivals.kit, route=route))
 
 
-LIBRARIES: dict[str, tuple[str, Callable[[Case, int], Gradient | None]]] = {
+LIBRARIES: dict[str, tuple[str, Callable[[Case, int], Any]]] = {
     **{
         f'mamlkit, route="{route}"': ("mamlkit", kit(route)) for route in ROUTES if route != "compiled"
     },  # a minute each

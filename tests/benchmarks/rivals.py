@@ -307,16 +307,15 @@ def jax(problem: Problem, over: str = "vmap") -> Ready:
 
     adam = optax.adam(BETA)
 
-    @jax.jit
     def step(theta: Any, state: Any, *data: Any) -> Any:
         loss, slopes = jax.value_and_grad(mean)(theta, *data)
         updates, state = adam.update(slopes, state, theta)
         return optax.apply_updates(theta, updates), state, loss
 
-    at = [theta, adam.init(theta)]
+    at, jitted = [theta, adam.init(theta)], jax.jit(step)
 
     def iterate() -> None:
-        *at[:], loss = step(*at, *data)
+        *at[:], loss = jitted(*at, *data)
         jax.block_until_ready((at, loss))
 
     return Ready(lambda: jax.jit(jax.grad(mean))(theta, *data), iterate)
