@@ -32,6 +32,7 @@ LOOKS = {
     "mamlkit flat": SUPPORT,
     "mamlkit flat-loop": Role(SUPPORT.color, (0, (4, 2)), "s"),
     "mamlkit compiled": FAILURE,
+    "mamlkit traced": Role(FAILURE.color, (0, (1, 1)), "P"),
     "torch.func": THETA,
     "higher": TRUTH,
     "TorchOpt": FIRST_ORDER,
@@ -110,11 +111,14 @@ def bounds() -> list[Bound]:
     return [
         *found,
         Bound("sinusoid, 1 step: second order, of first", 2, Place("sinusoid", vmap, 1), first),
-        Bound("Conv4, 1 step: vmap, of JAX", 1, Place("conv4", vmap, 1), Place("conv4", "JAX", 1)),
+        Bound("Conv4, 1 step: vmap, of JAX under vmap", 1, Place("conv4", vmap, 1), Place("conv4", "JAX", 1)),
+        Bound(
+            "Conv4, 1 step: vmap, of JAX under lax.map", 1, Place("conv4", vmap, 1), Place("conv4", "JAX lax.map", 1)
+        ),
         Bound("memory of flat: 50 steps, of 1 step", 1.25, at_length[flat, 50], at_length[flat, 1], "peak"),
         Bound("memory at 50 steps: flat, of vmap", 0.1, at_length[flat, 50], at_length[vmap, 50], "peak"),
         Bound("time at 50 steps: flat, of vmap", 1.5, at_length[flat, 50], at_length[vmap, 50]),
-        Bound("256 tasks, of 8: at most linear", 1.1 * 256 / 8, many, few),
+        Bound("vmap: time for 256 tasks, of 8; linear is 32", 1.1 * 256 / 8, many, few),
     ]
 
 
@@ -142,23 +146,25 @@ def table(results: Results, group: str, heading: str) -> Iterator[str]:
     cases = [case for case in results["cases"] if case["group"] == group]
     columns = [(case, order) for case in cases for order in case["orders"]]
     varied = "tasks" if group == "tasks" else "steps"
-    names = [f"{case[varied]} {varied}" + ", first order" * (order == 1) for case, order in columns]
+    counts = [f"{case[varied]} {varied if case[varied] > 1 else varied[:-1]}" for case, _ in columns]
+    names = [count + ", first order" * (order == 1) for count, (_, order) in zip(counts, columns, strict=True)]
     yield f"| {heading} | {' | '.join(names)} |"
     yield f"| --- |{' --- |' * len(names)}"
     found = [{row["contender"]: row for row in case["rows"] if row["order"] == order} for case, order in columns]
     for contender in dict.fromkeys(name for rows in found for name in rows):
-        cells = (cell(rows.get(contender), rows.get(REFERENCE)) for rows in found)
+        share = [case["tasks"] if group == "conv4" else 1 for case, _ in columns]
+        cells = (cell(rows.get(contender), rows.get(REFERENCE), n) for rows, n in zip(found, share, strict=True))
         yield f"| {contender} | {' | '.join(cells)} |"
     for case in cases:
         for name, why in case["left_out"].items():
             yield f"\nLeft out at {case['name']}: {name}. {why}"
 
 
-def cell(row: Row | None, reference: Row | None) -> str:
-    """What is told of a row."""
+def cell(row: Row | None, reference: Row | None, share: int = 1) -> str:
+    """What is told of a row; its time is divided by `share`."""
     if row is None:
         return "–"
-    parts = [f"{number(1e3 * np.median(row['seconds']))} ms"]
+    parts = [f"{number(1e3 * np.median(row['seconds']) / share)} ms"]
     if reference:
         low, middle, high = map(number, ratio(row["seconds"], reference["seconds"], in_turn=True))
         parts.append(f"× {middle} ({low} to {high})" if row is not reference else "× 1")
@@ -169,7 +175,7 @@ def cell(row: Row | None, reference: Row | None) -> str:
 
 TABLES = {
     "sinusoid": "sinusoid, 25 tasks, 10 + 10 points",
-    "conv4": "Conv4, 64 filters, 5-way 1-shot, 25 queries, 4 tasks",
+    "conv4": "Conv4, 64 filters, 5-way 1-shot, 25 queries, time a task",
     "training": "a whole training, an iteration",
     "memory": "sinusoid, 25 tasks, 2,000 + 2,000 points",
     "inner steps": "sinusoid, 25 tasks, 10 + 10 points",
@@ -211,6 +217,8 @@ def figure(results: Results) -> Figure:
         strict=True,
     ):
         series(ax, [case for case in results["cases"] if case["group"] == group], varied, what)
+    named = {line.get_label(): line for ax in axes for line in ax.lines if not str(line.get_label()).startswith("_")}
+    drawn.legend(named.values(), named.keys(), loc="outside right center", handlelength=4)
     return drawn
 
 
@@ -225,13 +233,13 @@ def series(ax: Axes, cases: Sequence[dict[str, Any]], varied: str, what: str) ->
                 points.setdefault(row["contender"], []).append((case[varied], *quartiles))
     for contender, found in points.items():
         x, low, middle, high = np.transpose(sorted(found))
-        ax.errorbar(x, middle, [middle - low, high - middle], **LOOKS.get(contender, THETA).joined)
-        ax.plot(x, middle, label=contender, **LOOKS.get(contender, THETA).line)
+        look = LOOKS.get(contender, THETA)
+        ax.errorbar(x, middle, [middle - low, high - middle], color=look.color, linestyle="")
+        ax.plot(x, middle, label=contender, **look.joined)
     ax.set(xscale="log", yscale="log", xlabel="inner steps" if varied == "steps" else varied, ylabel=name)
     if points:
         charts.ticks(ax.xaxis, sorted({case[varied] for case in cases}))
         ax.set_title("10 + 10 points a task" if cases[0]["points"] == 10 else "2,000 + 2,000 points a task")
-        charts.name_lines(ax)
 
 
 def write(results: Results, file: Path) -> None:
