@@ -217,7 +217,9 @@ def figure(results: Results) -> Figure:
         strict=True,
     ):
         series(ax, [case for case in results["cases"] if case["group"] == group], varied, what)
-    named = {line.get_label(): line for ax in axes for line in ax.lines if not str(line.get_label()).startswith("_")}
+    named = {
+        str(line.get_label()): line for ax in axes for line in ax.lines if not str(line.get_label()).startswith("_")
+    }
     drawn.legend(named.values(), named.keys(), loc="outside right center", handlelength=4)
     return drawn
 
