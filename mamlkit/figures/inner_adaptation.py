@@ -38,7 +38,7 @@ def loss_map(loss: Loss, path: Tensor, optimum: Tensor, *, title: str) -> Figure
     if len(path) > 2:
         ha, outward = ("left", 8) if path[-1, 0] > path[0, 0] else ("right", -8)
         label(ax, f"{len(path) - 1} steps", path[-1, 0], path[-1, 1], MAML.color, dx=outward, ha=ha, bbox=CLEAR)
-    ax.set_xlabel("first weight (grey: lines of equal loss, by its value)")
+    ax.set_xlabel("first weight (grey: lines of equal loss, with its value)")
     return figure
 
 
@@ -88,11 +88,12 @@ def share_left(alphas: Tensor, left: Band, *, test: tuple[float, float], alpha: 
     ax.plot(alphas[best], mean[best], marker="o", markersize=9, fillstyle="none", color=MAML.color)
     ax.errorbar(float(alphas[best]), *test, **QUERY.joined, markersize=4)
     chosen = f"α = {float(alphas[best]):.2f}, chosen on validation:\n{test[0]:.0%} left on test tasks"
-    label(ax, chosen, alphas[best], mean[best], QUERY.color, dx=0, dy=56, ha="center")
+    point_out(ax, chosen, (alphas, mean + 0.06), QUERY, near=float(alphas[best]), height=0.7)
     if alphas.min() <= alpha <= alphas.max():
         near = mean[int((alphas - alpha).abs().argmin())]
         ax.plot(alpha, near, **MAML.dots, markersize=5)
-        label(ax, f"α = {alpha:g}, used above", alpha, near, MAML.color, dx=10, dy=6)
+        ha, outward = ("right", -8) if alpha < alphas[best] else ("left", 8)  # outside the valley
+        label(ax, f"α = {alpha:g},\nas above", alpha, near, MAML.color, dx=outward, dy=-8, ha=ha)
     ax.axhline(1, **THETA.line, linewidth=1)
     ax.axhline(0, color=TRUTH.color, linewidth=1)
     label(ax, "the start θ", alphas[0], 1, THETA.color, dx=0, dy=6)

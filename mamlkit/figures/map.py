@@ -58,7 +58,7 @@ def three_starts(
     shares = {name: 1 - float(curve.mean()[1] / curve.mean()[0]) for name, curve in curves.items()}
     ours, others = shares.pop("MAML"), max(shares.values())
     title = f"One step removes {ours:.0%} of the error from MAML's start, at most {others:.0%} from the others"
-    widths = [1.0] * len(fits) + [0.75]
+    widths = [1.0] * len(fits) + [0.9]
     figure, (*panels, right) = canvas(1, len(widths), height=2.5, title=title, width_ratios=widths)
     for ax, (name, (before, after)) in zip(panels, fits.items(), strict=True):
         line(ax, grid, truth, TRUTH, linewidth=1, label="wave")
