@@ -23,7 +23,7 @@ from mamlkit.figures.charts import (
     step_style,
     ticks,
 )
-from mamlkit.figures.theme import FAILURE, QUERY, THETA, TRUTH, canvas
+from mamlkit.figures.theme import CLEAR, FAILURE, QUERY, THETA, TRUTH, canvas
 
 
 def average_wave(x: Tensor, waves: Tensor, average: Tensor, typical: Tensor, learned: Tensor, *, title: str) -> Figure:
@@ -96,9 +96,10 @@ def longer_training(iterations: Values, errors: Mapping[int, Tensor], *, floor: 
         mean, half = over_tasks(values)
         line(left, iterations, mean, style, half, marker=marker)
         if k:  # below the end of a line that falls
-            label(left, f"after k = {k}", flat(iterations)[-1], mean[-1], style.color, dx=0, dy=-10, ha="right")
+            last = flat(iterations)[-1]
+            label(left, f"after k = {k}", last, mean[-1], style.color, dx=0, dy=-10, ha="right", bbox=CLEAR)
         else:
-            label(left, "before any step", flat(iterations)[0], mean[0], style.color, dx=0, dy=9)
+            label(left, "before any step", flat(iterations)[0], mean[0], style.color, dx=0, dy=10, bbox=CLEAR)
         change = over_tasks(values - values[:, :1])
         line(right, iterations, change[0], style, label=f"k = {k}")
         bars(right, iterations, change, style)
