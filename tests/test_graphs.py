@@ -244,8 +244,8 @@ def test_a_training_of_many_iterations_is_traced_and_ends_with_the_same_bits(mon
 
 
 def test_a_long_training_is_compiled_by_its_number_of_iterations_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(graphs, "compiled", lambda graph, arguments: asked.append(1) or graph)
+    asked: list[int] = []
+    monkeypatch.setattr(graphs, "compiled", lambda graph, arguments: (asked.append(1), graph)[1])
     objective = mk.Objective(mk.models.mlp(1, 1, hidden=(5,), dtype=torch.float64), mse)
     for iterations, wanted in ((19_999, 0), (20_000, 1)):
         next(mk.train(objective, TASKS, alpha=0.01, beta=0.01, iterations=iterations, progress=False))

@@ -60,6 +60,7 @@ from tqdm import tqdm
 
 import mamlkit as mk
 from mamlkit import files
+from mamlkit.graphs import REPLAYS, Replayed
 from mamlkit.meta import ROUTES, unchecked
 
 PROCESSES = multiprocessing.get_context("forkserver")  # its children begin with what is loaded once, here:
@@ -115,6 +116,8 @@ class Case:
 CONTENDERS = {
     **{f"mamlkit {route}": Contender(partial(rivals.kit, route=route, outer=unchecked), by_task="loop" in route)
        for route in ROUTES},  # as in a training, which checks once
+    **{f"mamlkit {route}": Contender(partial(rivals.kit, route=route, outer=Replayed(unchecked, route)))
+       for route in REPLAYS},
     "torch.func": Contender(rivals.torch_func),
     "higher": Contender(rivals.higher, by_task=True),
     "TorchOpt": Contender(rivals.torchopt, by_task=True),
@@ -124,7 +127,7 @@ CONTENDERS = {
 CONV = {**CONTENDERS, "JAX lax.map": Contender(partial(rivals.jax, over="map"))}
 TRAININGS = {
     **{f"mamlkit {route}": Contender(partial(rivals.kit_training, route=route))
-       for route in ("vmap", "compiled") if route in ROUTES},
+       for route in ("vmap", *REPLAYS)},
     "JAX": Contender(rivals.jax_training),
 }  # fmt: skip
 GROUPS = ("sinusoid", "conv4", "inner steps", "tasks", "memory", "training")
