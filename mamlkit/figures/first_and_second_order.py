@@ -122,7 +122,7 @@ def two_orders(
             bars(right, [place + shift], (band[0][i : i + 1], band[1][i : i + 1]), role)
     mean, half = next(iter(differences.values()))
     edge = 0.14 * (len(seeds) - 1) / 2
-    label(right, f"seed {seeds[0]}", -edge, mean[0] + half[0], QUERY.color, dx=0, dy=8, ha="center")
+    label(right, f"seed {seeds[0]}", -edge, (mean + half).max(), QUERY.color, dx=0, dy=8, ha="center")
     if len(seeds) > 1:
         label(right, "other\nseeds", edge, mean[-1], THETA.color, dx=6)
     right.margins(y=0.15)
