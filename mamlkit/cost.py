@@ -88,10 +88,11 @@ def memory_warning(
     def peak(chunk: int | None = chunk, **other: Any) -> int:
         return _predicted(objective, theta, batch, chunk, **(settings | other)).peak
 
+    if (free := free_memory(next(iter(theta.values())).device)) is None:
+        return None
     try:
-        free = free_memory(next(iter(theta.values())).device)
         bound = _counted(objective, theta, batch, 1, 1, **settings).peak * batch.size * max(settings["steps"], 1)
-        if free is None or bound <= free or (found := peak()) <= free:
+        if bound <= free or (found := peak()) <= free:
             return None
         flat = "flat" if checks.stacked(settings["route"]) else "flat-loop"
         fewer = max(1, int(0.9 * free / found * (chunk or batch.size)))
