@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -76,7 +76,7 @@ def observed(objective: Objective, theta: Params, task: Batch, order: int, route
                 "parameters, so no step would change it. Assign it as an nn.Parameter (several: nn.ParameterList), or "
                 "detach it"
             )
-        if not _close(prediction, again, torch.linalg.vector_norm(prediction).item()):
+        if not close(prediction, again, torch.linalg.vector_norm(prediction).item()):
             raise ValueError(
                 f"{model} predicts differently in two equal passes: it draws random numbers outside PyTorch, or keeps "
                 "something from one pass to the next. Either would make θ' depend on what was computed before; leave "
@@ -130,14 +130,14 @@ def _same_under_vmap(
         one = torch.cat([part.flatten() for part in wanted])
         scale = max(scale, torch.linalg.vector_norm(one).item())
         first, last = (torch.cat([part[place].flatten() for part in found]) for place in (0, -1))
-        if not (_close(one, first, scale, 0.3) and _close(one, last, scale, 0.3)):
+        if not (close(one, first, scale, 0.3) and close(one, last, scale, 0.3)):
             raise ValueError(
                 f"PyTorch's vmap computes another {what} of {model} than its plain operations do, so its rule for one "
                 f"of them is wrong: use {ALONE}"
             )
 
 
-def _close(a: Tensor, b: Tensor, scale: float, digits: float = 0.5) -> bool:
+def close(a: Tensor, b: Tensor, scale: float, digits: float = 0.5) -> bool:
     """Equal but for rounding, to a share of the type's digits; what is not finite is not compared."""
     difference = torch.linalg.vector_norm(a - b)
     return not bool(difference > torch.finfo(difference.dtype).eps ** digits * scale)
@@ -248,7 +248,7 @@ def tasks(batch: TaskBatch) -> None:
         )
 
 
-def route(name: str, known: Mapping[str, Any]) -> None:
+def route(name: str, known: Iterable[str]) -> None:
     """Refuse the name of a route that there is not."""
     if name not in known:
         raise ValueError(f"route is {name!r}; it must be one of {', '.join(known)}")

@@ -16,13 +16,12 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from mamlkit import checks
+from mamlkit.graphs import REPLAYS
 from mamlkit.inner import GRADIENT_DESCENT, Alpha, InnerLoop, InnerRule, step_sizes
 from mamlkit.meta import ROUTES
 from mamlkit.objective import Objective
 from mamlkit.pure import Params
 from mamlkit.tasks import TaskBatch
-
-LIKE = {"compiled": "vmap"}  # a route that is foretold by another, whose operations it runs
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def cost(
     theta = objective.parameters()
     checks.settings(objective, theta, alpha, steps, order)
     checks.tasks(batch)
-    checks.route(route, ROUTES)
+    checks.route(route, (*ROUTES, *REPLAYS))
     checks.chunk(chunk)
     checks.observed(objective, theta, batch.task(0).support, order, route)
     return _predicted(objective, theta, batch, chunk, alpha=alpha, steps=steps, order=order, route=route, rule=rule)
@@ -161,7 +160,7 @@ def _counted(
     """A meta-gradient of the first tasks and of the first few steps, counted."""
     theta = {name: weight.detach().requires_grad_() for name, weight in theta.items()}
     inner = InnerLoop(step_sizes(alpha, theta, settings["steps"])[:few], settings["order"], settings["rule"])
-    route, part = ROUTES[LIKE.get(settings["route"], settings["route"])], next(batch.chunks(tasks))
+    route, part = ROUTES.get(settings["route"], ROUTES["vmap"]), next(batch.chunks(tasks))  # what a replay repeats
     count = Count()
     with torch.enable_grad(), count:
         route(objective, theta, part, inner, checks.learned(alpha))

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from mamlkit import checks
+from mamlkit.graphs import REPLAYS, Replayed
 from mamlkit.inner import GRADIENT_DESCENT, Alpha, InnerLoop, InnerRule, prepared, step, step_sizes, unroll
 from mamlkit.objective import Objective
 from mamlkit.pure import Params
@@ -58,7 +59,8 @@ def meta_gradient(
     batch  TaskBatch of tensors [tasks, points, ...]: θ'ᵢ is found on the support and judged on the query
     alpha, steps, order, rule  as in `adapt`; step sizes that require a gradient get theirs in `grad_alpha`
     route  "vmap": all tasks at once; "loop": one task at a time, the plain reference; "flat" and "flat-loop": the same
-           by a backward recursion, whose memory hardly grows with the steps
+           by a backward recursion, whose memory hardly grows with the steps; "traced" and "compiled": "vmap" as one
+           graph, which is made at the first call for these shapes and settings (see `graphs`)
     chunk  so many tasks at a time, whose mean is taken afterwards: memory for so many is enough; None for all
 
     The mean over tasks is taken where the paper writes a sum, so that β means the same for any number of tasks.
@@ -66,10 +68,11 @@ def meta_gradient(
     """
     checks.settings(objective, theta, alpha, steps, order)
     checks.tasks(batch)
-    checks.route(route, ROUTES)
+    checks.route(route, (*ROUTES, *REPLAYS))
     checks.chunk(chunk)
     checks.observed(objective, theta, batch.task(0).support, order, route)
-    gradient = in_chunks(unchecked, chunk)
+    outer = unchecked if route in ROUTES else objective.replays.setdefault(route, Replayed(unchecked, route))
+    gradient = in_chunks(outer, chunk)
     return gradient(objective, theta, batch, alpha=alpha, steps=steps, order=order, route=route, rule=rule)
 
 

@@ -32,6 +32,7 @@ class Objective:
     loss: Callable[[Tensor, Tensor], Tensor]
     batch_norm: Literal["transductive", "inductive"] = "transductive"
     seen: set[Any] = field(default_factory=set, init=False, repr=False, compare=False)  # what was watched: see `checks`
+    replays: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)  # see `graphs`
 
     def __post_init__(self) -> None:
         if self.batch_norm not in ("transductive", "inductive"):

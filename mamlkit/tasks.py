@@ -65,6 +65,36 @@ class TaskDistribution(Protocol):
         ...
 
 
+_AHEAD = 4 << 20  # bytes of tasks drawn together: small ones then cost a tenth, and large ones little memory
+
+
+def batches(
+    tasks: TaskDistribution, size: int, first: int, last: int, place: torch.device, split: str = "train"
+) -> Iterator[TaskBatch]:
+    """Batches `first` to `last` of `size` tasks each, on a device: the i-th begins with task i · size.
+
+    Many are drawn together, as long as the last of them is the same drawn alone.
+    """
+
+    def drawn(start: int, count: int) -> TaskBatch:
+        return tasks.batch(start * size, count * size, split)
+
+    together = 100
+    while first < last:
+        one = drawn(first, 1)
+        count = min(together, _AHEAD // sum(part.nbytes for pair in one for part in pair), last - first)
+        if count > 1:
+            many, alone = drawn(first, count), drawn(first + count - 1, 1)
+            ends = many.chosen(slice((count - 1) * size, None))
+            if all(map(torch.equal, (*ends.support, *ends.query), (*alone.support, *alone.query))):
+                yield from many.to(place).chunks(size)
+                first += count
+                continue
+            together = 1
+        yield one.to(place)
+        first += 1
+
+
 def uniforms(seed: int, split: str, stream: str, start: int, size: int, count: int) -> NDArray[np.float64]:
     """Uniform draws in [0, 1) for tasks `start` to `start + size`: [size, count], the same bits on every machine.
 

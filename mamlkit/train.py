@@ -18,10 +18,11 @@ from mamlkit import checks
 from mamlkit.checkpoint import Run, described
 from mamlkit.cost import memory_warning
 from mamlkit.curves import Curve, follow
+from mamlkit.graphs import REPLAYS, Replayed
 from mamlkit.inner import GRADIENT_DESCENT, Alpha, InnerLoop, InnerRule, step_sizes
 from mamlkit.meta import ROUTES, MetaGradient, OuterGradient, in_chunks, unchecked
 from mamlkit.objective import Objective
-from mamlkit.tasks import TaskDistribution
+from mamlkit.tasks import TaskBatch, TaskDistribution, batches
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def train(
     steps: int = 1,
     order: int = 2,
     tasks_per_iteration: int = 25,
-    route: str = "vmap",
+    route: str = "auto",
     rule: InnerRule = GRADIENT_DESCENT,
     outer: OuterGradient = unchecked,
     chunk: int | None = None,
@@ -70,8 +71,9 @@ def train(
     Iteration i draws tasks i·n to (i + 1)·n of the "train" split, n = `tasks_per_iteration`, so no task comes twice.
     The model's parameters are θ, on the device and in the type that they have; `objective.theta()` copies them.
 
-    alpha, steps, order, route, rule, chunk  as in `meta_gradient`; step sizes that require a gradient are learned, in
-                 place
+    alpha, steps, order, rule, chunk  as in `meta_gradient`; step sizes that require a gradient are learned, in place
+    route        as in `meta_gradient`; "auto" is "vmap", recorded as a graph where that can be done and repays itself:
+                 "traced" from 300 iterations on, to the same bits, and "compiled" from 20,000 on
     beta         step size β of Adam, the optimizer of the paper's experiments
     iterations   outer steps in all, those of a resumed checkpoint included
     outer        the gradient to descend along: MAML's, or another function of `meta_gradient`'s arguments
@@ -92,7 +94,7 @@ def train(
     counts |= {"iterations": iterations, "examine_tasks": examine_tasks}
     counts |= {} if examine_every is None else {"examine_every": examine_every}
     checks.training(alpha, beta, **counts)
-    checks.route(route, ROUTES)
+    checks.route(route, (*ROUTES, *REPLAYS, "auto"))
     checks.chunk(chunk)
     trained = [*theta.values(), *learned.values()]
     place = trained[0].device
@@ -103,25 +105,27 @@ def train(
     run = Run(checkpoint, objective, parts, settings)
     first, past = run.resume(theta, learned, optimizer)
     foretold = outer is unchecked  # what another outer gradient takes is not known
+    how = _repaid(iterations) if route == "auto" else route
+    if how in REPLAYS:
+        outer = Replayed(outer, how, lenient=route == "auto", progress=progress)
     outer, began = in_chunks(outer, chunk), time.perf_counter() - past
 
-    def examined(split: str, start: int, size: int) -> Mapping[str, Curve]:
+    def examined(batch: TaskBatch) -> Mapping[str, Curve]:
         inner = InnerLoop(step_sizes(alpha, theta, steps), 1, rule)
-        return follow(objective, theta, tasks.batch(start, size, split).to(place), inner, route, ("support", "query"))
+        return follow(objective, theta, batch, inner, how, ("support", "query"))
 
     with tqdm(
         total=iterations, initial=first, desc="meta-training", delay=2, mininterval=1, disable=not progress
     ) as bar:
-        for iteration in range(first, iterations):
-            start = iteration * tasks_per_iteration
-            batch = tasks.batch(start, tasks_per_iteration, "train").to(place)
+        drawn = batches(tasks, tasks_per_iteration, first, iterations, place)
+        for iteration, batch in enumerate(drawn, first):
             if iteration == first:
                 checks.tasks(batch)
-                checks.observed(objective, theta, batch.task(0).support, order, route)
-                inner = {"alpha": alpha, "steps": steps, "order": order, "route": route, "rule": rule}
+                checks.observed(objective, theta, batch.task(0).support, order, how)
+                inner = {"alpha": alpha, "steps": steps, "order": order, "route": how, "rule": rule}
                 if foretold and (much := memory_warning(objective, theta, batch, chunk, **inner)):
                     warnings.warn(much, stacklevel=2)
-            result = outer(objective, theta, batch, alpha=alpha, steps=steps, order=order, route=route, rule=rule)
+            result = outer(objective, theta, batch, alpha=alpha, steps=steps, order=order, route=how, rule=rule)
             if iteration == first:
                 checks.same_structure(result.grad, theta, "the outer gradient by θ")
                 checks.same_structure(result.grad_alpha, learned, "the outer gradient by alpha")
@@ -132,8 +136,8 @@ def train(
                     f"θ is left as it was before. Lower alpha (now {described(alpha)}) or beta (now {beta})"
                 )
             due = examine_every is not None and iteration % examine_every == 0
-            training = examined("train", start, tasks_per_iteration) if due else {}
-            validation = examined("validation", 0, examine_tasks) if due else {}
+            training = examined(batch) if due else {}
+            validation = examined(tasks.batch(0, examine_tasks, "validation").to(place)) if due else {}
             for parameters, gradient in ((theta, result.grad), (learned, result.grad_alpha)):
                 for name, weight in parameters.items():
                     weight.grad = gradient[name]
@@ -145,6 +149,11 @@ def train(
                 run.save(theta, learned, optimizer, done, seconds)
             bar.update()
             yield Iteration(iteration, before, after, norm, seconds, training, validation)
+
+
+def _repaid(iterations: int) -> str:
+    """The route that is fastest in total; by the number of iterations alone, so that a run is the same everywhere."""
+    return "compiled" if iterations >= 20_000 else "traced" if iterations >= 300 else "vmap"
 
 
 def _summary(result: MetaGradient) -> tuple[float, float, float]:

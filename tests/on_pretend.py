@@ -237,11 +237,15 @@ def with_momentum(theta: Params, steps: int) -> dict[str, Any]:
 INNER = [plain, by_parameter_and_step, learned, with_momentum]
 
 
-@pytest.mark.parametrize("inner", INNER, ids=lambda inner: inner.__name__)
-@pytest.mark.parametrize("name", CASES)
+# Each model with plain descent, and each way of adapting with a model without and one with statistics of its batch: the
+# norm is in the forward pass, the step sizes and the rule are outside of it.
+ADAPTED = [(name, plain) for name in CASES] + [(name, inner) for name in ("mlp", "conv4, batch") for inner in INNER[1:]]
+
+
+@pytest.mark.parametrize(("name", "inner"), ADAPTED, ids=lambda value: getattr(value, "__name__", value))
 def test_adapted_parameters_and_gradients(name: str, inner: Callable[..., dict[str, Any]]) -> None:
     case = CASES[name]
-    for order, steps in itertools.product((1, 2), (1, 3)):
+    for order, steps in itertools.product((1, 2), (1, 3) if name == "mlp" else (2,)):
         found = []
         for place in PLACES:
             objective, batch = case.on(place), case.tasks.batch(0, 2).to(place)

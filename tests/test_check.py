@@ -16,6 +16,7 @@ from torch.func import functional_call
 from zoo import ONE_AT_A_TIME, REFUSED, RIGHT, Functions, Hidden, data, made, scripted_swish
 
 import mamlkit as mk
+from mamlkit.__main__ import main
 from mamlkit.check import Report
 from mamlkit.museum import parts
 from mamlkit.pure import Params
@@ -353,15 +354,24 @@ def nothing():
     ],
 )
 def test_the_command_says_by_its_status_what_was_found(
-    tmp_path: Path, arguments: list[str], status: int, words: str
+    tmp_path: Path,
+    arguments: list[str],
+    status: int,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "mine.py").write_text(FACTORIES)
-    done = subprocess.run(
-        [sys.executable, "-m", "mamlkit", "check", *arguments],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == status, done.stdout + done.stderr
-    assert words in done.stdout + done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    assert main(["check", *arguments]) == status
+    said = capsys.readouterr()
+    assert words in said.out + said.err
+
+
+def test_a_factory_is_found_by_a_process_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(FACTORIES)
+    command = [sys.executable, "-m", "mamlkit", "check", "mine:summed"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "✗ the loss: it is a sum" in done.stdout

@@ -40,6 +40,7 @@ def whole(objective: mk.Objective, batch: mk.TaskBatch, **settings: Any) -> Coun
     gradient = meta.in_chunks(meta.unchecked, settings.get("chunk"))
     full = {"order": 2, "route": "vmap", "rule": inner.GRADIENT_DESCENT, "steps": 1, **settings}
     full.pop("chunk", None)
+    full["route"] = full["route"].replace("traced", "vmap")  # what it repeats
     with count:
         gradient(objective, theta, batch, **full)
     return count
@@ -52,6 +53,7 @@ def learned(objective: mk.Objective, steps: int = 5) -> dict[str, torch.Tensor]:
 
 
 CASES: dict[str, dict[str, Any]] = {
+    "replayed": {"route": "traced"},
     **{f"{route}, order {order}": {"route": route, "order": order} for route in meta.ROUTES for order in (1, 2)},
     "one step": {"steps": 1},
     "no step": {"steps": 0},

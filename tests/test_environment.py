@@ -43,7 +43,7 @@ def test_the_environment_holds_the_same_packages_with_the_same_bounds() -> None:
 
 
 def test_all_is_all_but_the_tools_of_those_who_change_the_kit() -> None:
-    tools = {"all", "test", "mutants", "data", "benchmarks"}
+    tools = {"all", "test", "mutants", "data"}
     assert with_extras("all") == with_extras(*set(PROJECT["optional-dependencies"]) - tools)
     assert set(with_extras("all")) < set(with_extras("test"))
 

@@ -377,11 +377,11 @@ def test_a_disk_that_fills_leaves_what_is_finished_whole(
     paths = [str(write(tmp_path, name, ("1",))) for name in ("a", "b")]
     out, native = tmp_path / "out", files.write
 
-    def writes(path: Path, content: str | bytes) -> None:
+    def writes(path: Path, content: str | bytes, **how: Any) -> None:
         late = full == "b.ipynb" or (out / "b.ipynb").exists()
         if path.name == full and late:
             raise OSError(fault, os.strerror(fault))
-        native(path, content)
+        native(path, content, **how)
 
     monkeypatch.setattr(files, "write", writes)
     assert main(["run", *paths, "--out", str(out)]) == 2
@@ -436,10 +436,10 @@ def test_a_disk_that_fills_with_mathjax_leaves_no_half_of_it_and_the_next_run_br
     path, out, native = str(write(tmp_path, "a", ("1",))), tmp_path / "out", files.write
     room = iter(range(100))
 
-    def writes(place: Path, content: str | bytes) -> None:
+    def writes(place: Path, content: str | bytes, **how: Any) -> None:
         if next(room, None) is None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        native(place, content)
+        native(place, content, **how)
 
     with monkeypatch.context() as full:
         full.setattr(files, "write", writes)

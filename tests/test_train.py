@@ -81,7 +81,10 @@ class Watched:
 def test_training_asks_for_each_training_task_once_and_for_no_other_split() -> None:
     watched = Watched([])
     list(training(objective(), 4, watched))
-    assert watched.asked == [(0, 3, "train"), (3, 3, "train"), (6, 3, "train"), (9, 3, "train")]
+    assert {split for *_, split in watched.asked} == {"train"}
+    assert {task for start, size, _ in watched.asked for task in range(start, start + size)} == set(range(12))
+    assert watched.asked[1] == (0, 12, "train"), "all at once, and the first and the last also alone"
+    assert len(watched.asked) == 3
 
 
 def test_seconds_grow_and_progress_names_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
@@ -302,7 +305,7 @@ def test_what_is_not_said_is_as_the_documentation_has_it() -> None:
     assert found.pop("rule") is GRADIENT_DESCENT
     assert found.pop("outer") is unchecked
     assert found == {
-        "steps": 1, "order": 2, "tasks_per_iteration": 25, "route": "vmap", "chunk": None, "examine_every": None,
+        "steps": 1, "order": 2, "tasks_per_iteration": 25, "route": "auto", "chunk": None, "examine_every": None,
         "examine_tasks": 100, "checkpoint": None, "checkpoint_every": 1000, "progress": True,
     }  # fmt: skip
 

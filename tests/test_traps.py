@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -416,6 +417,13 @@ def test_the_museums_right_run_passes_the_check(name: str) -> None:
 def test_the_exhibit_is_caught_for_what_it_is(name: str) -> None:
     with pytest.raises(AssertionError, match=museum.CATALOGUE[name].finding):
         assert not (found := museum.found(name)), found
+
+
+@pytest.mark.parametrize("name", museum.CATALOGUE)
+def test_an_exhibit_counts_as_named_only_if_more_is_said_than_that_a_number_is_off(name: str) -> None:
+    exhibit = museum.CATALOGUE[name]
+    a_number_is_off = r"off by|away from|cover too (much|little)|given an accuracy of"
+    assert exhibit.named == (re.search(a_number_is_off, exhibit.finding) is None)
 
 
 @pytest.mark.parametrize("name", museum.CATALOGUE)

@@ -55,7 +55,9 @@ def serve(connection: Any, folder: str, closed: tuple[str, ...]) -> None:
     os.closerange(ours + 1, 1024)
     torch.set_num_threads(1)
     InteractiveShell.clear_instance()
-    quiet = Config({"HistoryManager": {"enabled": False}, "InteractiveShell": {"colors": "NoColor"}})
+    # A traceback, which nobody sees here, would take longer to colour and to quote from its files than most cells take.
+    settings = {"colors": "NoColor", "xmode": "Minimal"}
+    quiet = Config({"HistoryManager": {"enabled": False}, "InteractiveShell": settings})
     shell = InteractiveShell.instance(config=quiet)
     _limit()
     _fence(folder, _close(closed))

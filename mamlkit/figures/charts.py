@@ -17,7 +17,7 @@ from matplotlib.ticker import NullLocator
 from torch import Tensor
 
 from mamlkit.curves import Curve
-from mamlkit.figures.theme import FAILURE, LEVEL, MAML, NOTE, QUERY, SUPPORT, THETA, TRUTH, Role, canvas, ink
+from mamlkit.figures.theme import CLEAR, FAILURE, LEVEL, MAML, NOTE, QUERY, SUPPORT, THETA, TRUTH, Role, canvas, ink
 from mamlkit.statistics import half_width
 
 # The named starts, each with the role that draws it; any other name is drawn as a query curve.
@@ -67,6 +67,20 @@ def label(
     """Write a text at the data point (x, y), moved by (dx, dy) points: bold, in the ink of a colour, or as styled."""
     shown = {"color": ink(color), "va": "center", "fontweight": "bold", "annotation_clip": False, **style}
     ax.annotate(text, (flat(x).item(), flat(y).item()), (dx, dy), textcoords="offset points", **shown)
+
+
+def point_out(ax: Axes, text: str, points: tuple[Values, Values], role: Role, *, near: float, height: float) -> None:
+    """Write a text straight above or below the point nearest to x = `near`, at a height in data units, tied to it.
+
+    A vertical tie does not cross the curve that its point lies on. The horizontal limits of the axes must stand by now.
+    """
+    x, y = map(flat, points)
+    i = int((x - near).abs().argmin())
+    share = ax.transAxes.inverted().transform(ax.transData.transform((float(x[i]), height)))[0]
+    ha, end = ("left", 0.0) if share < 0.12 else ("right", 1.0) if share > 0.88 else ("center", 0.5)
+    tie = {"arrowstyle": "-", "color": role.color, "linewidth": 0.8, "relpos": (end, 0.5), "shrinkA": 0, "shrinkB": 1}
+    style: dict[str, Any] = {"ha": ha, "va": "center", "fontweight": "bold", "annotation_clip": False, "bbox": CLEAR}
+    ax.annotate(text, (float(x[i]), float(y[i])), (float(x[i]), height), color=ink(role.color), arrowprops=tie, **style)
 
 
 def name_lines(ax: Axes, *, gap: float = 11) -> None:
@@ -164,10 +178,13 @@ def adapted_functions(
         ax.plot(*map(flat, support), **SUPPORT.dots, zorder=4)
         ax.set(xlabel="x", title=f"{name} start")
         ax.margins(x=0)
-        name_lines(ax)
     axes[0].set_ylabel("y")
+    low, high = axes[0].get_ylim()
+    axes[0].set_ylim(low, high + 0.16 * (high - low))
     x, y = map(flat, support)
-    label(axes[0], "support", x[y.argmax()], y.max(), SUPPORT.color, dx=5, dy=6)
+    point_out(axes[0], "support", support, SUPPORT, near=float(x[y.argmax()]), height=high + 0.08 * (high - low))
+    for ax in axes:  # the limits stand by now
+        name_lines(ax)
     return figure
 
 

@@ -18,7 +18,7 @@ MEMORY = {"second": MAML, "second, by parts": QUERY, "first": FIRST_ORDER}
 
 
 class Progress(NamedTuple):
-    """The error of one order's trainings on unseen tasks, as they go on.
+    """The error of one order's trainings on validation tasks, as they go on.
 
     name   of the order
     work   of one iteration, in the unit of the middle axis
@@ -91,7 +91,7 @@ def two_orders(
     tasks: int,
     title: str,
 ) -> Figure:
-    """Error on unseen tasks against iterations and against work, and the differences at the end, training by training.
+    """Validation error against iterations and against work, and the differences on test tasks, training by training.
 
     differences  what was held equal → first order's error minus second order's and the half-width over tasks, [seeds]
     floor        the error of the best function of x alone
@@ -104,17 +104,15 @@ def two_orders(
             x = torch.tensor(list(order.error), dtype=torch.float64) * (order.work if cost else 1)
             for one in each.T:
                 line(ax, x, one, role, linewidth=0.6, alpha=0.7)
-            line(ax, x, each.mean(1), role, linewidth=2)
-        ax.axhline(floor, **LEVEL)
+            line(ax, x, each.mean(1), role, linewidth=2, label=order.name.replace(" ", "\n"))
+        ax.axhline(floor, label="floor", **LEVEL)
         ax.set_xlim(0, 1.02 * float(x[-1]))
-        ax.set_ylim(0, 1.12 * floor)
-    ends = list(first.error)[-1], list(second.error)[-1]
-    for order, role, at, dy in ((first, FIRST_ORDER, ends[0], 26), (second, MAML, ends[1], -26)):
-        label(left, order.name, at, flat(order.error[at]).mean(), role.color, dx=0, dy=dy, ha="right")
-    label(left, "floor: functions of x alone", ends[0], floor, dx=0, dy=6, ha="right", **NOTE)
-    left.set(xlabel="meta-iterations", ylabel=f"query MSE, unseen tasks\n(thick: mean of {len(seeds)} trainings)")
-    middle.axvline(ends[0] * first.work, **LEVEL)
-    label(middle, "equal work", ends[0] * first.work, 0, dx=3, dy=8, **NOTE)
+        ax.set_ylim(0, 1.25 * floor)
+    name_lines(left)
+    left.set(xlabel="meta-iterations", ylabel=f"query MSE, validation tasks\n(thick: mean of {len(seeds)} trainings)")
+    end = max(first.error) * first.work
+    middle.axvline(end, **LEVEL)
+    label(middle, "equal work", end, 0, dx=3, dy=8, **NOTE)
     middle.set(xlabel="work, in 1,000 gradients\nof one task")
     middle.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}")
     for place, band in enumerate(differences.values()):
@@ -122,15 +120,16 @@ def two_orders(
         for i, shift in enumerate(spread.tolist()):
             role = QUERY if i == 0 else THETA
             bars(right, [place + shift], (band[0][i : i + 1], band[1][i : i + 1]), role)
-    top = next(iter(differences.values()))
-    label(right, f"seed {seeds[0]}", -0.14 * (len(seeds) - 1) / 2, top[0][0] + top[1][0], QUERY.color, dx=-4, dy=7)
+    mean, half = next(iter(differences.values()))
+    edge = 0.14 * (len(seeds) - 1) / 2
+    label(right, f"seed {seeds[0]}", -edge, (mean + half).max(), QUERY.color, dx=0, dy=8, ha="center")
     if len(seeds) > 1:
-        place, (mean, _) = len(differences) - 1, list(differences.values())[-1]
-        label(right, "other seeds", place + 0.14 * (1 - (len(seeds) - 1) / 2), mean[1], THETA.color, dx=-6, ha="right")
+        label(right, "other\nseeds", edge, mean[-1], THETA.color, dx=6)
+    right.margins(y=0.15)
     right.axhline(0, color=TRUTH.color, linewidth=1)
     ticks(right.xaxis, range(len(differences)), lambda i: list(differences)[i])
     right.set(xlim=(-0.5, len(differences) - 0.5))
-    right.set_ylabel(f"{first.name} − {second.name}\n({tasks} tasks, bar: 95% interval)")
+    right.set_ylabel(f"{first.name} − {second.name}\n({tasks} test tasks, bar: 95% interval)")
     return figure
 
 

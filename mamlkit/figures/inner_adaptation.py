@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from mamlkit.figures.charts import Band, Tensors, bars, flat, label, line, name_lines
+from mamlkit.figures.charts import Band, Points, Tensors, bars, flat, label, line, name_lines, over_tasks, point_out
 from mamlkit.figures.theme import CLEAR, FAILURE, LEVEL, MAML, NOTE, QUERY, SUPPORT, THETA, TRUTH, Role, canvas
 
 Loss = Callable[[Tensor], Tensor]  # of parameters [2] → scalar
@@ -35,6 +35,10 @@ def loss_map(loss: Loss, path: Tensor, optimum: Tensor, *, title: str) -> Figure
     if len(path) > 1:
         ax.plot(*flat(path[1]), **MAML.dots, markersize=7)
         label(ax, "θ', after one step", path[1, 0], path[1, 1], MAML.color, dx=-3, dy=12 * above, bbox=CLEAR)
+    if len(path) > 2:
+        ha, outward = ("left", 8) if path[-1, 0] > path[0, 0] else ("right", -8)
+        label(ax, f"{len(path) - 1} steps", path[-1, 0], path[-1, 1], MAML.color, dx=outward, ha=ha, bbox=CLEAR)
+    ax.set_xlabel("first weight (grey: lines of equal loss, with its value)")
     return figure
 
 
@@ -84,11 +88,12 @@ def share_left(alphas: Tensor, left: Band, *, test: tuple[float, float], alpha: 
     ax.plot(alphas[best], mean[best], marker="o", markersize=9, fillstyle="none", color=MAML.color)
     ax.errorbar(float(alphas[best]), *test, **QUERY.joined, markersize=4)
     chosen = f"α = {float(alphas[best]):.2f}, chosen on validation:\n{test[0]:.0%} left on test tasks"
-    label(ax, chosen, alphas[best], mean[best], QUERY.color, dx=0, dy=56, ha="center")
+    point_out(ax, chosen, (alphas, mean + 0.06), QUERY, near=float(alphas[best]), height=0.7)
     if alphas.min() <= alpha <= alphas.max():
         near = mean[int((alphas - alpha).abs().argmin())]
         ax.plot(alpha, near, **MAML.dots, markersize=5)
-        label(ax, f"α = {alpha:g}, used above", alpha, near, MAML.color, dx=10, dy=6)
+        ha, outward = ("right", -8) if alpha < alphas[best] else ("left", 8)  # outside the valley
+        label(ax, f"α = {alpha:g},\nas above", alpha, near, MAML.color, dx=outward, dy=-8, ha=ha)
     ax.axhline(1, **THETA.line, linewidth=1)
     ax.axhline(0, color=TRUTH.color, linewidth=1)
     label(ax, "the start θ", alphas[0], 1, THETA.color, dx=0, dy=6)
@@ -99,32 +104,36 @@ def share_left(alphas: Tensor, left: Band, *, test: tuple[float, float], alpha: 
 
 
 def random_start(
-    x: Tensor, truth: Tensor, support: Sequence[Tensor], functions: Tensors, curve: Band, *, n: int, title: str
+    x: Tensor, truth: Tensor, support: Points, functions: Tensors, losses: Tensor, *, title: str
 ) -> Figure:
-    """Left: one wave and the network's function after some numbers of steps. Right: query loss against steps.
+    """Left: one wave and the network's function after some numbers of steps. Right: what steps change of the loss.
 
     x, truth   [points], the wave; support: its examples (x, y)
     functions  name → the network's function at x; the first is the start, before adaptation
-    curve      query loss after 0, 1, … steps, over n tasks
+    losses     query loss of each task after 0, 1, … steps: [tasks, steps + 1]
+
+    On the right each task is compared with itself before the first step; the bars are 95% intervals of the mean change.
     """
-    figure, (wave, losses) = canvas(1, 2, height=2.9, title=title)
+    figure, (wave, right) = canvas(1, 2, height=2.9, title=title)
     line(wave, x, truth, TRUTH, linewidth=2, label="the wave")
     for (name, y), role in zip(functions.items(), (THETA, QUERY, MAML), strict=False):
         line(wave, x, y, role, marker=role.marker, markevery=0.1, label=name)
     wave.plot(*support, **SUPPORT.dots, markersize=6)
-    wave.set(xlabel="x", ylabel="y")
+    low, high = wave.get_ylim()
+    wave.set(xlabel="x", ylabel="y", ylim=(low, high + 0.16 * (high - low)))
     wave.margins(x=0)
     name_lines(wave)
-    highest = int(support[1].argmax())
-    label(wave, "support", support[0][highest], support[1][highest], SUPPORT.color, dx=6, dy=8, bbox=CLEAR)
-    start, top = float(curve[0][0]), float((curve[0] + curve[1]).max())
-    bars(losses, range(len(curve[0])), curve, MAML)
-    losses.axhline(start, **THETA.line, linewidth=1)
-    losses.axhline(0, color=TRUTH.color, linewidth=1)
-    label(losses, "dashed: no adaptation", 0, top, THETA.color, dx=0, dy=9)
-    label(losses, "a perfect fit", 0, 0, TRUTH.color, dx=0, dy=7)
-    losses.set(xlabel="inner steps", ylim=(-0.2, 1.25 * top))
-    losses.set_ylabel(f"query MSE (mean of {n} tasks,\nbar: 95% interval over tasks)")
+    crest = float(support[0][support[1].argmax()])
+    point_out(wave, "support", support, SUPPORT, near=crest, height=high + 0.08 * (high - low))
+    change, start = over_tasks(losses - losses[:, :1]), float(losses[:, 0].mean())
+    bars(right, range(len(change[0])), change, MAML)
+    right.axhline(0, **THETA.line, linewidth=1)
+    right.axhline(-start, color=TRUTH.color, linewidth=1)
+    highest = max(0.0, float((change[0] + change[1]).max()))
+    label(right, "no adaptation", 0, highest, THETA.color, dx=0, dy=9)
+    label(right, f"a perfect fit: −{start:.2f}", 0, -start, TRUTH.color, dx=0, dy=7)
+    right.set(xlabel="inner steps k", ylim=(-1.06 * start, highest + 0.12 * start))
+    right.set_ylabel(f"change of the query MSE, paired\n(mean of {len(losses)} tasks, bar: 95% interval)")
     return figure
 
 

@@ -29,12 +29,13 @@ def heat_maps(matrices: Tensors, *, title: str, blocks: Mapping[str, int] | None
         image = ax.imshow(matrix, cmap="RdBu_r", vmin=-bound, vmax=bound)
         ax.set_title(name)
         ax.spines[:].set_visible(False)
+        of = "" if blocks else " coordinate"
+        ax.set(xlabel=f"θ moved in{of}", ylabel=f"θ' moves in{of}")
         if blocks:
             _mark_blocks(ax, blocks)
         else:
             for axis in (ax.xaxis, ax.yaxis):
                 ticks(axis, range(len(matrix)), lambda i: f"{i + 1}")
-            ax.set(xlabel="θ moved in coordinate", ylabel="θ' moves in coordinate")
         for row, values in enumerate(matrix.tolist() if len(matrix) <= 6 else ()):
             for column, value in enumerate(values):
                 shade = "white" if luminance(image.to_rgba(value)[:3]) < EVEN else "black"

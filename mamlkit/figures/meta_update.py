@@ -49,7 +49,8 @@ def place_among_seeds(others: Sequence[float], ours: float, half_width: float, *
     label(ax, f"{len(others)} other seeds", min(others), 0, THETA.color, dx=0, dy=-12, ha="left")
     ax.errorbar([ours], [0], xerr=[half_width], **MAML.joined, markersize=7)
     label(ax, f"seed {seed}, bar: 95% over tasks", ours, 0, MAML.color, dx=0, dy=12, ha="center")
-    ax.set(xlabel="share of the error that one step removes", yticks=[], ylim=(-1, 1), xlim=(0.5, 0.9))
+    ax.set(xlabel="share of the error that one step removes", yticks=[], ylim=(-1, 1))
+    ax.margins(x=0.2)
     ax.xaxis.set_major_formatter("{x:.0%}")
     ax.spines["left"].set_visible(False)
     return figure

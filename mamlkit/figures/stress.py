@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from mamlkit.curves import Curve
-from mamlkit.figures.charts import bars, flat, label, rows, strip, ticks
+from mamlkit.figures.charts import bars, flat, label, line, name_lines, rows, strip, ticks
 from mamlkit.figures.theme import CLEAR, FAILURE, LEVEL, MAML, NOTE, QUERY, THETA, TRUTH, canvas
 
 Cell = tuple[float, int]  # α and the number of inner steps
@@ -33,25 +33,27 @@ def stress_map(
     alpha      the α of the training
     climbed    name to (α·λmax, share of supports whose loss is above its start, half-width of its 95% interval)
     """
-    figure, (chart, ax) = canvas(1, 2, height=3.2, title=title)
+    figure, (chart, ax) = canvas(1, 2, height=2.9, title=title)
     count = worse.shape[1]
     mesh = chart.pcolormesh(alphas.cpu(), range(1, count + 1), worse.T.cpu(), cmap=HARM, vmin=0, vmax=1)
     figure.colorbar(mesh, ax=chart, pad=0.02, label=f"share of {len(edges)} tasks left worse off")
     chart.plot(alpha, 0.72, marker="^", color=MAML.color, markersize=8, clip_on=False)
-    chart.set(xscale="log", xlabel="inner step size α (green: trained with)", ylabel="inner steps")
+    label(chart, "α in training", alpha, 0.72, dx=-8, dy=5, ha="right", bbox={**CLEAR, "alpha": 0.8}, **NOTE)
+    chart.set(xscale="log", xlabel="inner step size α", ylabel="inner steps")
     grid = [tick * 10.0**power for power in range(-6, 3) for tick in (1, 3)]
     ticks(chart.xaxis, (tick for tick in grid if float(alphas.min()) <= tick <= float(alphas.max())))
     ticks(chart.yaxis, (k for k in (1, 2, 3, 5, 10, 20) if k <= count))
     _edges(chart, flat(edges), "2/λmax: 5, 50, 95% of tasks")
     for (name, (product, share, half)), role in zip(climbed.items(), (QUERY, FAILURE, THETA), strict=False):
-        bars(ax, product, (share, half), role)
-        ax.plot([], [], **role.joined, label=name)
+        seen = share.isfinite()  # no task at any α has its product in the other bins
+        bars(ax, product[seen], (share[seen], half[seen]), role)
+        line(ax, product[seen][-1:], share[seen][-1:], role, label=name)
     ax.axvline(2, **LEVEL)
     label(ax, "predicted: 2", 2, 0.8, dx=-8, ha="right", **NOTE)
     ax.set(xscale="log", xlabel=f"α·λmax ({len(edges)} tasks, each at every α)", ylim=(-0.03, 1.12))
     ax.set_ylabel("share of supports whose loss\nclimbs above its start (bar: 95%)")
     ticks(ax.xaxis, (0.25, 0.5, 1, 2, 4, 8, 16), lambda product: str(Fraction(product)))
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower right", ncols=3)
+    name_lines(ax)
     return figure
 
 
@@ -148,15 +150,20 @@ def conditions(by_name: Mapping[str, Condition], *, title: str) -> Figure:
 
 
 def errors_by_width(curves: Mapping[str, Curve], *, title: str) -> Figure:
-    """Query error before and after one step, a row for each distribution over tasks, trained and examined on it."""
+    """Query error before and after one step, a row for each distribution over tasks, trained and examined on it.
+
+    At the end of each row stands what the step gains.
+    """
     figure, (ax,) = canvas(height=2.0, title=title)
     for row, curve in enumerate(curves.values()):
         mean, half = flat(curve.mean()), flat(curve.half_width())
         ax.plot(mean[:2], [row, row], color=MAML.color, linewidth=1)
-        for step, (name, role) in enumerate((("before", THETA), ("after", MAML))):
-            ax.errorbar(mean[step], row, xerr=half[step], **role.dots, markersize=6)
+        for step, (name, role, size) in enumerate((("before", THETA, 8), ("after", MAML, 5))):
+            ax.errorbar(mean[step], row, xerr=half[step], **role.dots, markersize=size)
             if row == 0:
                 label(ax, name, mean[step], row, role.color, dx=0, dy=12, ha="center")
+        gain = round(float(mean[0] - mean[1]), 2) + 0.0  # adding 0 takes the sign off −0
+        label(ax, f"gain {gain:.2f}", (mean + half)[:2].max(), row, dx=8, **NOTE)
     rows(ax, curves, above=0.8)
     ax.set(xlim=(-0.05, None), xlabel=f"query MSE (mean of {len(curve.loss)} tasks; bar: 95% interval)")
     return figure

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from mamlkit.figures.charts import Band, Tensors, label, levels, line, name_lines, over_tasks, ticks
+from mamlkit.figures.charts import Band, Tensors, label, levels, line, name_lines, over_tasks, point_out, ticks
 from mamlkit.figures.theme import LEVEL, MAML, QUERY, SUPPORT, TRUTH, canvas
 
 
@@ -49,13 +49,22 @@ def losses_while_fitting(
     line(left, example["grid"], example["fit"], MAML._replace(dash=(0, (6, 2))), label="fit")
     line(left, example["grid"], example["wave"], TRUTH, linewidth=1, label="wave")
     for name, role in (("support", SUPPORT), ("query", QUERY)):
-        left.plot(example[f"{name} x"], example[f"{name} y"], **role.dots, markersize=4.5, label=name)
+        left.plot(example[f"{name} x"], example[f"{name} y"], **role.dots, markersize=4.5)
         line(middle, range(losses[name].shape[1]), losses[name].mean(0), role, linewidth=1.8, label=name)
         mean, half = over_tasks(losses[name] - losses[name][:, :1])
         line(right, range(len(mean)), mean, role, half, linewidth=1.8, label=name)
     low, high = left.get_ylim()
-    left.set(xlabel="x", ylabel="y", ylim=(low, high + 0.35 * (high - low)), title="one task and its fit")
-    left.legend(loc="upper left", ncols=2, columnspacing=1, handlelength=1.6)
+    room = 0.18 * (high - low)
+    left.set(xlabel="x", ylabel="y", ylim=(low - room, high + room), title="one task and its fit")
+    left.margins(x=0.02)
+    highest, lowest = example["support y"].argmax(), example["query y"].argmin()
+    for name, role, i, height in (
+        ("support", SUPPORT, highest, high + room / 2),
+        ("query", QUERY, lowest, low - room / 2),
+    ):
+        points = example[f"{name} x"], example[f"{name} y"]
+        point_out(left, name, points, role, near=float(points[0][i]), height=height)
+    name_lines(left)
     levels(middle, {"predict 0": constant} | ({"noise σ²": floor} if floor else {}))
     middle.set(ylabel="mean loss", ylim=(0, None), title=f"mean of {len(losses['query'])} tasks")
     levels(right, {"no change": 0})

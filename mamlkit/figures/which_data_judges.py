@@ -13,6 +13,7 @@ from mamlkit.figures.charts import (
     Numbers,
     Tensors,
     Values,
+    flat,
     label,
     levels,
     line,
@@ -91,18 +92,21 @@ def function_moves(
     support                  that task's x and y, [K, 1]
     moved                    reading to the root mean square over x of the movement, [tasks]
     """
-    figure, axes = canvas(1, len(before) + 1, height=2.6, title=title)
-    reach = 1.15 * max(float(values.abs().max()) for values in (truth, support[1], *before.values(), *after.values()))
+    ratios = [*[1] * len(before), 1.3]
+    figure, axes = canvas(1, len(ratios), height=2.6, title=title, width_ratios=ratios)
+    reach = 1.25 * max(float(values.abs().max()) for values in (truth, support[1], *before.values(), *after.values()))
     for ax, name in zip(axes, before, strict=False):
         line(ax, x, before[name], THETA, label="θ")
         line(ax, x, after[name], MAML, label="θ'")
         line(ax, x, truth, TRUTH, linewidth=0.9, label="truth")
-        line(ax, support[0], support[1], SUPPORT, **SUPPORT.dots, markersize=5, label="support")
-        ax.set(xlabel="x", ylim=(-reach, reach))
+        ax.plot(*map(flat, support), **SUPPORT.dots, markersize=5, zorder=4)
+        ax.set(xlabel="x", xlim=(float(x.min()), float(x.max())), ylim=(-reach, reach))
         ax.set_title(name)
         ax.tick_params(labelleft=ax is axes[0])
+        name_lines(ax)
     axes[0].set_ylabel("y")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=4)
+    at, top = map(flat, support)
+    label(axes[0], "support", at[top.argmax()], top.max(), SUPPORT.color, dx=0, dy=8, ha="center")
     strips = axes[-1]
     for place, values in enumerate(moved.values()):
         strip(strips, place, values, MAML, torch.mean, width=0.5)

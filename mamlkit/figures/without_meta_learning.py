@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from matplotlib.figure import Figure
@@ -19,10 +18,12 @@ from mamlkit.figures.charts import (
     levels,
     line,
     name_lines,
+    over_tasks,
+    point_out,
     step_style,
     ticks,
 )
-from mamlkit.figures.theme import CLEAR, FAILURE, QUERY, THETA, TRUTH, canvas, ink
+from mamlkit.figures.theme import CLEAR, FAILURE, QUERY, THETA, TRUTH, canvas
 
 
 def average_wave(x: Tensor, waves: Tensor, average: Tensor, typical: Tensor, learned: Tensor, *, title: str) -> Figure:
@@ -36,22 +37,16 @@ def average_wave(x: Tensor, waves: Tensor, average: Tensor, typical: Tensor, lea
     line(ax, x, average, TRUTH, linewidth=3.2)
     line(ax, x, typical, QUERY, linestyle=(0, (4, 1.5, 1, 1.5)))
     line(ax, x, learned, FAILURE, linewidth=2)
-    ax.set(xlabel="x", ylabel="y", ylim=(-1.2 * float(waves.abs().max()), 1.45 * float(waves.abs().max())))
+    top = float(waves.abs().max())
+    ax.set(xlabel="x", ylabel="y", ylim=(-1.1 * top, 1.5 * top))
     ax.margins(x=0)
-    named = (  # each with the x at which its curve is named, clear of the others, and the way to the name
-        ("single waves", waves[:, int(waves[-1].argmax())], THETA, 1.0, (6, 0)),
-        ("wave of average A and φ", typical, QUERY, 0.815, (4, 40)),
-        ("average wave E[y|x]", average, TRUTH, 0.5, (0, 62)),
-        ("pooled network", learned, FAILURE, 0.19, (0, 50)),
-    )
-    for text, y, role, share, way in named:
-        place = min(int(share * len(y)), len(y) - 1)
-        at = (float(flat(x)[place]), float(flat(y)[place]))
-        arrow = {"arrowstyle": "-", "color": role.color, "linewidth": 0.8, "shrinkB": 1}
-        style: dict[str, Any] = {"ha": "left" if share == 1 else "center", "va": "center", "fontweight": "bold"}
-        ax.annotate(
-            text, at, way, textcoords="offset points", color=ink(role.color), arrowprops=arrow, bbox=CLEAR, **style
-        )
+    for text, y, role, near in (  # each with the x at which its curve is clear of the others from above
+        ("pooled network", learned, FAILURE, -3.1),
+        (r"average wave $\bar f$", average, TRUTH, 0),
+        ("wave of average A and φ", typical, QUERY, 3.1),
+    ):
+        point_out(ax, text, (x, y), role, near=near, height=1.3 * top)
+    label(ax, "single\nwaves", x[-1], waves[-1].max(), THETA.color)
     return figure
 
 
@@ -87,22 +82,35 @@ def step_size_choice(
     return figure
 
 
-def longer_training(
-    iterations: Values, errors: Mapping[int, Sequence[Sequence[float]]], *, n: int, oracles: Numbers, title: str
-) -> Figure:
-    """Test MSE of starts that were trained for more and more iterations.
+def longer_training(iterations: Values, errors: Mapping[int, Tensor], *, floor: float, title: str) -> Figure:
+    """Left: test MSE of starts that were trained for more and more iterations. Right: what it changed, paired by task.
 
-    errors  number of inner steps to a pair (mean, half-width of its 95% interval over `n` tasks) for each training
+    errors  number of inner steps to the query MSE of each task after them, from each start: [tasks, trainings]
+    floor   what no function of x alone can beat in the mean
+
+    Bands and bars are 95% intervals over tasks; on the right each task is compared with itself in the first column.
     """
-    figure, (ax,) = canvas(height=2.8, title=title)
-    for (k, pairs), marker in zip(errors.items(), "osDv", strict=False):
-        mean, half = torch.tensor(pairs, dtype=torch.float64).T
-        style = step_style(FAILURE, k, max(errors))
-        line(ax, iterations, mean, style, half, marker=marker, label=f"after k = {k}")
-    levels(ax, oracles)
-    ax.set_xscale("log", base=2)
-    ticks(ax.xaxis, iterations, "{:,}".format)
-    ax.set(xlabel="iterations of pooled training (logarithmic)", ylim=(0, 1.12 * max(oracles.values())))
-    ax.set_ylabel(f"query MSE (mean of {n}\ntasks, band: 95% interval)")
-    name_lines(ax)
+    figure, (left, right) = canvas(1, 2, height=2.8, title=title)
+    for (k, values), marker in zip(errors.items(), "osDv", strict=False):
+        style = step_style(FAILURE, k, max(errors))._replace(marker=marker)
+        mean, half = over_tasks(values)
+        line(left, iterations, mean, style, half, marker=marker)
+        if k:  # below the end of a line that falls
+            last = flat(iterations)[-1]
+            label(left, f"after k = {k}", last, mean[-1], style.color, dx=0, dy=-10, ha="right", bbox=CLEAR)
+        else:
+            label(left, "before any step", flat(iterations)[0], mean[0], style.color, dx=0, dy=10, bbox=CLEAR)
+        change = over_tasks(values - values[:, :1])
+        line(right, iterations, change[0], style, label=f"k = {k}")
+        bars(right, iterations, change, style)
+    levels(left, {"floor": floor})
+    levels(right, {"no change": 0})
+    for ax in (left, right):
+        ax.set_xscale("log", base=2)
+        ticks(ax.xaxis, iterations, "{:,}".format)
+        ax.set_xlabel("iterations of pooled training (logarithmic)")
+    left.set(ylim=(0, 1.3 * floor), ylabel=f"query MSE (mean of {len(errors[0])}\ntasks, band: 95% interval)")
+    right.set_ylabel(f"change since {int(flat(iterations)[0]):,} iterations\n(paired by task, bar: 95% interval)")
+    for ax in (left, right):
+        name_lines(ax)
     return figure

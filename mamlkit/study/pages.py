@@ -54,7 +54,8 @@ def prepare(out: Path) -> None:
             target = out / "mathjax" / source.relative_to(home)
             if source.is_file() and not (target.is_file() and target.stat().st_size == source.stat().st_size):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                files.write(target, source.read_bytes())
+                # What a power cut leaves empty has another size, so that the next report brings it again.
+                files.write(target, source.read_bytes(), synced=False)
 
 
 def render(template: str, **values: Any) -> str:

@@ -1,32 +1,31 @@
-"""Who computes the meta-gradients of data/golden.json? The kit, torch.func, JAX, higher and TorchOpt, where installed.
+"""Who computes the meta-gradients of data/golden.json? The kit, and the libraries of `rivals`, where installed.
 
-    pip install -c constraints.txt -e ".[benchmarks]"
-    python tests/benchmarks/golden_libraries.py
+    .venv-bench/bin/python tests/benchmarks/golden_libraries.py          (`make bench` makes .venv-bench)
 
 A row a library, with its largest relative error over the cases in float64, for the second order and for the first.
-Each adapter is what the library's own documentation does, with the derivative's order and α as the case has them.
 """
 
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import rivals
 import torch
 import torch.nn.functional as F
+from rivals import Problem, Ready
 from torch import Tensor, nn
 
 import mamlkit as mk
+from mamlkit.meta import ROUTES
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "data"))
 import golden
 
 Case = dict[str, Any]
-Gradient = dict[str, Any]
 ACTIVATIONS = {"none": nn.Identity, "relu": nn.ReLU, "tanh": nn.Tanh}
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "squared_error": F.mse_loss,
@@ -59,126 +58,34 @@ def step_sizes(case: Case) -> dict[str, Any]:
     return case["alpha"] if isinstance(case["alpha"], dict) else dict.fromkeys(case["theta"], case["alpha"])
 
 
-def task_by_task(case: Case, gradient: Callable[[mk.TaskBatch], tuple[Tensor, ...]]) -> Gradient:
-    """The mean over tasks."""
-    batch = tasks(case)
-    found = zip(*map(gradient, map(batch.task, range(batch.size))), strict=True)
-    return {name: sum(parts) / batch.size for name, parts in zip(case["theta"], found, strict=True)}
+def by(recipe: Callable[[Problem], Ready]) -> Callable[[Case, int], Any]:
+    """What a recipe computes of a case; None where the library does not serve it."""
 
-
-def kit(route: str) -> Callable[[Case, int], Gradient]:
-    def gradient(case: Case, order: int) -> Gradient:
-        objective = mk.Objective(module(case), LOSSES[case["loss"]])
-        theta = objective.theta()
-        alpha = dict(zip(theta, step_sizes(case).values(), strict=True))
-        settings: dict[str, Any] = {"alpha": alpha, "steps": case["steps"], "order": order, "route": route}
-        found = mk.meta_gradient(objective, theta, tasks(case), **settings).grad
-        return dict(zip(case["theta"], found.values(), strict=True))
+    def gradient(case: Case, order: int) -> dict[str, Any] | None:
+        sizes = [size if isinstance(size, float) else tensor(size) for size in step_sizes(case).values()]
+        alpha = sizes if isinstance(case["alpha"], dict) else case["alpha"]
+        problem = Problem(module(case), LOSSES[case["loss"]], tasks(case), alpha, case["steps"], order)
+        try:
+            return dict(zip(case["theta"], recipe(problem).gradient(), strict=True))
+        except NotImplementedError:
+            return None
 
     return gradient
 
 
-def nested(library: Any, array: Callable[[Any], Any], constant: Callable[[Any], Any], nn: Any) -> Any:
-    """Transforms of functions, as torch.func and JAX have them alike: `grad` in `grad`, with `vmap` over the tasks."""
-
-    def gradient(case: Case, order: int) -> Gradient:
-        alpha, function = step_sizes(case), getattr(nn, case["activation"], None)
-
-        def loss(theta: Gradient, data: Any) -> Any:
-            h, y = data["x"] @ theta["W1"].T + theta["b1"], data["y"]
-            if function:
-                h = function(h) @ theta["W2"].T + theta["b2"]
-            if case["loss"] == "squared_error":
-                return ((h - y) ** 2).mean()
-            return -(nn.log_softmax(h, -1) * y).sum(-1).mean()
-
-        def after(theta: Gradient, support: Any, query: Any) -> Any:
-            for _ in range(case["steps"]):
-                slopes = library.grad(loss)(theta, support)
-                slopes = slopes if order == 2 else {name: constant(slope) for name, slope in slopes.items()}
-                theta = {name: weight - alpha[name] * slopes[name] for name, weight in theta.items()}
-            return loss(theta, query)
-
-        def data(part: str) -> Any:
-            x, y = case[part].values()
-            if case["loss"] == "cross_entropy":
-                y = [[[float(c == k) for k in range(len(case["theta"]["b1"]))] for c in task] for task in y]
-            return {"x": array(x), "y": array(y)}
-
-        each = library.vmap(after, (None, 0, 0))
-        theta = {name: array(weight) for name, weight in case["theta"].items()}
-        found: Gradient = library.grad(lambda theta: each(theta, data("support"), data("query")).mean())(theta)
-        return found
-
-    return gradient
+def kit(route: str) -> Callable[[Case, int], Any]:
+    return by(partial(rivals.kit, route=route))
 
 
-def torch_func() -> Any:
-    return nested(torch.func, tensor, Tensor.detach, torch)
-
-
-def with_jax() -> Any:
-    import jax
-
-    jax.config.update("jax_enable_x64", True)
-    return nested(jax, jax.numpy.asarray, jax.lax.stop_gradient, jax.nn)
-
-
-def with_higher() -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # archived, it warns of what PyTorch has since deprecated
-        import higher
-
-    def gradient(case: Case, order: int) -> Gradient:
-        judged = LOSSES[case["loss"]]
-
-        def one(task: mk.TaskBatch) -> tuple[Tensor, ...]:
-            model = module(case)
-            groups = [
-                {"params": [p], "lr": a} for p, a in zip(model.parameters(), step_sizes(case).values(), strict=True)
-            ]
-            optimizer = torch.optim.SGD(groups, lr=0.0)
-            context = higher.innerloop_ctx(model, optimizer, copy_initial_weights=False, track_higher_grads=order == 2)
-            with context as (functional, descent):
-                for _ in range(case["steps"]):
-                    descent.step(judged(functional(task.support.x), task.support.y))
-                loss = judged(functional(task.query.x), task.query.y)
-                return torch.autograd.grad(loss, [*(model if order == 2 else functional).parameters()])
-
-        return task_by_task(case, one)
-
-    return gradient
-
-
-def with_torchopt() -> Any:
-    import torchopt
-
-    def gradient(case: Case, order: int) -> Gradient | None:
-        if isinstance(case["alpha"], dict):
-            return None  # MetaSGD has one step size for all parameters
-        judged = LOSSES[case["loss"]]
-
-        def one(task: mk.TaskBatch) -> tuple[Tensor, ...]:
-            model = module(case)
-            theta = [*model.parameters()]
-            optimizer = torchopt.MetaSGD(model, lr=case["alpha"])
-            for _ in range(case["steps"]):
-                optimizer.step(judged(model(task.support.x), task.support.y))
-            loss = judged(model(task.query.x), task.query.y)
-            return torch.autograd.grad(loss, theta if order == 2 else [*model.parameters()])
-
-        return task_by_task(case, one)
-
-    return gradient
-
-
-LIBRARIES: dict[str, tuple[str, Callable[[], Any]]] = {
-    'mamlkit, route="vmap"': ("mamlkit", lambda: kit("vmap")),
-    'mamlkit, route="loop"': ("mamlkit", lambda: kit("loop")),
-    "torch.func, grad in grad under vmap": ("torch", torch_func),
-    "JAX, grad in grad under vmap": ("jax", with_jax),
-    "higher, innerloop_ctx": ("higher", with_higher),
-    "TorchOpt, MetaSGD": ("torchopt", with_torchopt),
+LIBRARIES: dict[str, tuple[str, Callable[[Case, int], Any]]] = {
+    **{
+        f'mamlkit, route="{route}"': ("mamlkit", kit(route)) for route in ROUTES if route != "compiled"
+    },  # a minute each
+    "torch.func, grad in grad under vmap": ("torch", by(rivals.torch_func)),
+    "JAX, grad in grad under vmap": ("jax", by(rivals.jax)),
+    "higher, innerloop_ctx": ("higher", by(rivals.higher)),
+    "TorchOpt, MetaSGD": ("torchopt", by(rivals.torchopt)),
+    "learn2learn, MAML": ("learn2learn", by(rivals.learn2learn)),
 }
 
 
@@ -186,20 +93,19 @@ def table() -> Iterator[str]:
     """The rows, in Markdown."""
     yield "| library | version | cases | second order | first order |"
     yield "| --- | --- | --- | --- | --- |"
-    for name, (package, made) in LIBRARIES.items():
+    for name, (package, gradient) in LIBRARIES.items():
+        errors: dict[int, list[float]] = {2: [], 1: []}
         try:
-            gradient = made()
+            for case in golden.cases():
+                for order, what in ((2, golden.SECOND), (1, golden.FIRST)):
+                    if (found := gradient(case, order)) is not None:
+                        errors[order].append(golden.errors(found, case)[what])
         except ImportError:
             yield f"| {name} | not installed | | | |"
             continue
-        errors: dict[int, list[float]] = {2: [], 1: []}
-        for case in golden.cases():
-            for order, what in ((2, golden.SECOND), (1, golden.FIRST)):
-                if (found := gradient(case, order)) is not None:
-                    errors[order].append(golden.errors(found, case)[what])
         served = f"{len(errors[2])} of {len([*golden.cases()])}"
         worst = [f"{max(found):.1e}" for found in errors.values()]
-        yield f"| {' | '.join([name, version(package).partition('+')[0], served, *worst])} |"
+        yield f"| {' | '.join([name, rivals.versions()[package], served, *worst])} |"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,352 @@
+"""Routes "traced" and "compiled": the same numbers as without a graph, and never those of an older model."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+import torch.nn.functional as F
+import zoo
+from oracles import (
+    closed_form,
+    finite_differences,
+    flat,
+    meta_loss,
+    mse,
+    quadratic_problem,
+    relative_error,
+    sinusoid_problem,
+)
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+import mamlkit as mk
+from mamlkit import graphs, meta
+
+REFUSED = {"batch norm with cumulative statistics": "Python asks for the value of a tensor"}
+TASKS = mk.Sinusoids(shots=4, queries=5, dtype=torch.float64)
+
+
+def same(found: mk.MetaGradient, wanted: mk.MetaGradient) -> bool:
+    return all(map(torch.equal, pytree.tree_leaves(found), pytree.tree_leaves(wanted)))
+
+
+def momentum() -> mk.InnerRule:
+    def step(theta: Any, gradient: Any, alpha: Any, state: Any) -> Any:
+        state = {name: 0.5 * state[name] + gradient[name] for name in theta}
+        return {name: theta[name] - alpha[name] * state[name] for name in theta}, state
+
+    return mk.InnerRule(lambda theta: {name: torch.zeros_like(weight) for name, weight in theta.items()}, step)
+
+
+@pytest.mark.filterwarnings("ignore:.*performance drop:UserWarning", "ignore:.*weight_norm.*deprecated:FutureWarning")
+@pytest.mark.parametrize("name", zoo.RIGHT)
+def test_a_traced_meta_gradient_is_the_vmapped_one_to_the_bit(name: str) -> None:
+    objective, batch = mk.Objective(zoo.made(zoo.RIGHT[name]), F.mse_loss), zoo.data()
+    solve = functools.partial(mk.meta_gradient, objective, batch=batch, alpha=zoo.ALPHA, steps=zoo.STEPS)
+    if name in REFUSED:
+        with pytest.raises(ValueError, match=REFUSED[name] + '.*use route="vmap"'):
+            solve(objective.theta(), route="traced")
+        return
+    other = {name: 1.1 * weight for name, weight in objective.theta().items()}
+    for theta in (objective.theta(), other):
+        assert same(solve(theta, route="traced"), solve(theta))
+
+
+@pytest.mark.parametrize("name", zoo.ONE_AT_A_TIME)
+def test_what_vmap_cannot_run_is_sent_to_the_loop(name: str) -> None:
+    objective = mk.Objective(zoo.made(zoo.ONE_AT_A_TIME[name]), F.mse_loss)
+    with pytest.raises(ValueError, match='use route="loop"'):
+        mk.meta_gradient(objective, objective.theta(), zoo.data(), alpha=0.1, route="traced")
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_orders_steps_rules_learned_step_sizes_and_chunks_are_traced(order: int, steps: int) -> None:
+    objective, theta, batch = sinusoid_problem()
+    by_step = {name: torch.full((steps, *weight.shape), 0.05).double() for name, weight in theta.items()}
+    learned = {name: torch.tensor(0.05, dtype=torch.float64, requires_grad=True) for name in theta}
+    for alpha in (0.05, by_step, learned, learned | {"0.weight": 0.0}):
+        for extra in ({}, {"rule": momentum()}, {"chunk": 2}):
+            settings: dict[str, Any] = {"alpha": alpha, "order": order, "steps": steps, **extra}
+            found = mk.meta_gradient(objective, theta, batch, route="traced", **settings)
+            assert same(found, mk.meta_gradient(objective, theta, batch, **settings))
+
+
+def test_a_compiled_meta_gradient_is_that_of_the_closed_form_and_of_finite_differences() -> None:
+    objective, theta, batch = quadratic_problem()
+    wanted = closed_form(batch, theta["0.weight"].T, 0.1, 2, 2).T
+    found = mk.meta_gradient(objective, theta, batch, alpha=0.1, steps=2, route="compiled")
+    assert relative_error(found.grad["0.weight"], wanted) < 1e-10
+
+    objective, theta, batch = sinusoid_problem()
+    learned = {name: torch.tensor(0.05, dtype=torch.float64, requires_grad=True) for name in theta}
+    found = mk.meta_gradient(objective, theta, batch, alpha=learned, steps=2, route="compiled")
+    slope = finite_differences(meta_loss(objective, batch, 0.05, 2), theta)
+    assert relative_error(flat(found.grad), slope) < 1e-6
+    vmapped = mk.meta_gradient(objective, theta, batch, alpha=learned, steps=2)
+    assert relative_error(flat(found.grad_alpha), flat(vmapped.grad_alpha)) < 1e-12
+
+
+def test_a_compiled_convolution_with_batch_norm_and_a_rule_with_a_state() -> None:
+    objective = mk.Objective(mk.models.conv4(3, filters=4, downsample="stride", dtype=torch.float64), F.cross_entropy)
+    batch = mk.Glyphs(ways=3, shots=1, queries=2, dtype=torch.float64).batch(0, 2)
+    settings: dict[str, Any] = {"alpha": 0.1, "rule": momentum()}
+    wanted = mk.meta_gradient(objective, objective.theta(), batch, route="loop", **settings)
+    found = mk.meta_gradient(objective, objective.theta(), batch, route="compiled", **settings)
+    assert relative_error(flat(found.grad), flat(wanted.grad)) < 1e-10
+
+
+class Changeable(nn.Module):
+    """Everything that may change between two passes, in one module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 1)
+        self.frozen = nn.Parameter(torch.rand(6), requires_grad=False)
+        self.register_buffer("shift", torch.rand(6))
+        self.scale, self.scales, self.kept, self.plain = 1.0, [1.0], {"by": 1.0}, torch.ones(6, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(self.first(x)) * self.frozen + cast(Tensor, self.shift)
+        h = torch.tanh(h) * self.scale * self.scales[0] * self.kept["by"] * AROUND.factor * FACTOR * self.plain
+        return cast(Tensor, self.last(h))
+
+
+AROUND, FACTOR = SimpleNamespace(factor=1.0), 1.0
+
+
+class Weighted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.ones(1, dtype=torch.float64))
+        self.power = 2
+
+    def forward(self, prediction: Tensor, y: Tensor) -> Tensor:
+        return (cast(Tensor, self.weight) * (prediction - y).abs() ** self.power).mean()
+
+
+def _attribute(name: str, value: Any) -> Callable[[Any, pytest.MonkeyPatch], Any]:
+    return lambda objective, patch: setattr(objective.model, name, value)
+
+
+CHANGES: dict[str, Callable[[Any, pytest.MonkeyPatch], Any]] = {
+    "a buffer, in place": lambda o, patch: o.model.shift.add_(0.5),
+    "a buffer, anew": _attribute("shift", torch.full((6,), 0.3, dtype=torch.float64)),
+    "a buffer's data": lambda o, patch: setattr(o.model.shift, "data", torch.full((6,), 0.3, dtype=torch.float64)),
+    "a frozen parameter, in place": lambda o, patch: o.model.frozen.mul_(2),
+    "a frozen parameter, anew": _attribute("frozen", nn.Parameter(torch.ones(6).double() / 3, requires_grad=False)),
+    "a tensor that is no buffer, in place": lambda o, patch: o.model.plain.mul_(2),
+    "a tensor that is no buffer, anew": _attribute("plain", torch.full((6,), 0.3, dtype=torch.float64)),
+    "a mode": lambda o, patch: o.model.eval(),
+    "the mode of a part": lambda o, patch: o.model.norm.eval(),
+    "a setting of a part": lambda o, patch: setattr(o.model.norm, "eps", 0.5),
+    "statistics, in a mode that uses them": lambda o, patch: (o.model.eval(), o.model.norm.running_mean.add_(0.2)),
+    "a number": _attribute("scale", 2.0),
+    "a number in a list": lambda o, patch: o.model.scales.__setitem__(0, 2.0),
+    "a number in a dict": lambda o, patch: o.model.kept.update(by=2.0),
+    "a number around the class": lambda o, patch: patch.setitem(globals(), "FACTOR", 2.0),
+    "a part": _attribute("last", nn.Linear(6, 1).double()),
+    "a hook": lambda o, patch: o.model.first.register_forward_hook(lambda module, given, found: 2 * found),
+    "the loss's weight": lambda o, patch: o.loss.weight.mul_(3),
+    "the loss's setting": lambda o, patch: setattr(o.loss, "power", 4),
+    "what is trained": lambda o, patch: o.model.first.bias.requires_grad_(False),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_graph_is_never_that_of_an_older_model(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        objective, batch = mk.Objective(Changeable().double(), Weighted()), zoo.data()
+
+        def solve(route: str) -> mk.MetaGradient:
+            return mk.meta_gradient(objective, objective.theta(), batch, alpha=0.1, route=route)
+
+        before = solve("traced")
+        with torch.no_grad():
+            CHANGES[change](objective, monkeypatch)
+    after = solve("traced")
+    assert same(after, solve("vmap"))
+    assert not torch.equal(after.loss, before.loss) or after.grad.keys() != before.grad.keys()
+
+
+def test_a_graph_is_never_that_of_another_setting_loss_or_shape() -> None:
+    weights = [1.0]
+
+    def loss(prediction: Tensor, y: Tensor) -> Tensor:
+        return weights[0] * F.mse_loss(prediction, y)
+
+    model, batch = zoo.made(zoo.RIGHT["layer norm"]), zoo.data()
+    objective = mk.Objective(model, loss)
+    shorter = mk.TaskBatch(*(mk.Batch(part.x[:, :4], part.y[:, :4]) for part in batch))
+    turned = mk.TaskBatch(*(mk.Batch(part.x.mT.contiguous().mT, part.y) for part in batch))
+    cases: list[dict[str, Any]] = [
+        {"alpha": 0.1}, {"alpha": 0.2}, {"alpha": 0.1, "steps": 2}, {"alpha": 0.1, "order": 1},
+        {"alpha": 0.1, "rule": momentum()}, {"alpha": 0.1, "batch": shorter}, {"alpha": 0.1, "batch": turned},
+    ]  # fmt: skip
+    for weights[0] in (1.0, 3.0):
+        for case in cases:
+            case = {"theta": objective.theta(), "batch": batch, **case}
+            found = mk.meta_gradient(objective, route="traced", **case)
+            assert same(found, mk.meta_gradient(objective, **case))
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3 - min(threads, 2))
+        assert same(mk.meta_gradient(objective, route="traced", **case), mk.meta_gradient(objective, **case))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_no_more_than_a_few_graphs_are_kept() -> None:
+    objective, theta, batch = sinusoid_problem()
+    for alpha in range(12):
+        mk.meta_gradient(objective, theta, batch, alpha=alpha / 100, route="traced")
+    assert len(objective.replays["traced"].graphs) == 8
+
+
+def test_an_objective_with_graphs_can_be_copied_and_pickled() -> None:
+    objective, theta, batch = sinusoid_problem()
+    wanted = mk.meta_gradient(objective, theta, batch, alpha=0.1, route="traced")
+    for twin in (copy.deepcopy(objective), pickle.loads(pickle.dumps(objective))):
+        assert same(mk.meta_gradient(twin, theta, batch, alpha=0.1, route="traced"), wanted)
+
+
+def trained(route: str, iterations: int = 310, **settings: Any) -> tuple[Tensor, list[mk.Iteration]]:
+    objective = mk.Objective(mk.models.mlp(1, 1, hidden=(5,), seed=1, dtype=torch.float64), mse)
+    settings = {"alpha": 0.02, "beta": 0.01, "tasks_per_iteration": 3, "progress": False, **settings}
+    records = list(mk.train(objective, TASKS, iterations=iterations, route=route, **settings))
+    return flat(objective.theta()), records
+
+
+def test_a_training_of_many_iterations_is_traced_and_ends_with_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, wanted = trained("vmap")
+    calls = []
+    outer = meta.unchecked
+
+    def counted(*args: Any, **settings: Any) -> mk.MetaGradient:
+        calls.append(settings["route"])
+        return outer(*args, **settings)
+
+    theta, records = trained("auto", outer=counted)
+    assert torch.equal(theta, plain)
+    assert [r.loss_after for r in records] == [r.loss_after for r in wanted]
+    assert len(calls) == 2, "once recorded, and once held against it"
+    assert trained("auto", 20, outer=counted)[1][-1].loss_after == wanted[19].loss_after
+    assert len(calls) == 22, "a short training is not worth a graph"
+
+
+def test_a_long_training_is_compiled_by_its_number_of_iterations_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(graphs, "compiled", lambda graph, arguments: (asked.append(1), graph)[1])
+    objective = mk.Objective(mk.models.mlp(1, 1, hidden=(5,), dtype=torch.float64), mse)
+    for iterations, wanted in ((19_999, 0), (20_000, 1)):
+        next(mk.train(objective, TASKS, alpha=0.01, beta=0.01, iterations=iterations, progress=False))
+        assert len(asked) == wanted
+
+
+def test_a_compiled_training_is_that_without_a_graph_and_resumes_to_its_bits(tmp_path: Path) -> None:
+    plain, _ = trained("vmap", 40)
+    compiled, _ = trained("compiled", 40)
+    assert relative_error(compiled, plain) < 1e-9
+    trained("compiled", 40 - 15, checkpoint=tmp_path / "run")
+    resumed, records = trained("compiled", 40, checkpoint=tmp_path / "run")
+    assert records[0].iteration == 25
+    assert torch.equal(resumed, compiled)
+
+
+@pytest.mark.parametrize(
+    "name", ["batch norm with cumulative statistics", "padding_idx", "TransformerEncoderLayer", "a frozen layer"]
+)
+def test_auto_computes_without_a_graph_what_cannot_be_recorded(name: str) -> None:
+    class Tasks:
+        def batch(self, start: int, size: int, split: str = "train") -> mk.TaskBatch:
+            whole = zoo.data(12)
+            return whole.chosen([i % 12 for i in range(start, start + size)])
+
+    ends = []
+    for route in ("vmap", "auto"):
+        objective = mk.Objective(zoo.made(zoo.RIGHT[name]), F.mse_loss)
+        for _ in mk.train(objective, Tasks(), alpha=0.1, beta=0.01, iterations=300, tasks_per_iteration=3,
+                          route=route, progress=False):  # fmt: skip
+            ends.append(flat(objective.theta()))
+    assert torch.equal(torch.stack(ends[:300]), torch.stack(ends[300:]))
+
+
+def test_a_model_that_changes_in_each_iteration_is_followed_and_not_recorded_for_ever() -> None:
+    class Tasks:
+        def batch(self, start: int, size: int, split: str = "train") -> mk.TaskBatch:
+            return zoo.data(1).chosen([0] * size)
+
+    def follow(route: str, outer: Any = meta.unchecked) -> Tensor:
+        model = zoo.made(zoo.RIGHT["layer norm"])
+        objective = mk.Objective(model, F.mse_loss)
+        settings: dict[str, Any] = {"tasks_per_iteration": 2, "outer": outer, "progress": False, "route": route}
+        for record in mk.train(objective, Tasks(), alpha=0.1, beta=0.01, iterations=300, **settings):
+            cast(Any, model)[1].eps = 0.01 * (record.iteration + 1)
+            if record.iteration == 30:
+                break
+        return flat(objective.theta())
+
+    calls = []
+
+    def counted(*args: Any, **settings: Any) -> mk.MetaGradient:
+        calls.append(1)
+        return meta.unchecked(*args, **settings)
+
+    assert torch.equal(follow("auto", counted), follow("vmap"))
+    assert len(calls) == 8 * 2 + 31 - 8, "eight recorded, each held against the function; the others without a graph"
+
+
+def test_a_graph_that_computes_other_numbers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = graphs.recorded
+
+    def wrong(function: Any, arguments: Any) -> graphs.Graph:
+        graph = right(function, arguments)
+        return graph._replace(run=lambda *given: [part * 1.01 for part in graph.run(*given)])
+
+    monkeypatch.setattr(graphs, "recorded", wrong)
+    with pytest.raises(ValueError, match=r'computes other numbers as a graph .*use route="vmap"'):
+        trained("traced")
+    monkeypatch.undo()
+    plain, _ = trained("vmap")
+    monkeypatch.setattr(graphs, "recorded", wrong)
+    assert torch.equal(trained("auto")[0], plain)
+
+
+def test_without_a_compiler_the_graph_runs_as_it_is_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*args: Any, **settings: Any) -> Any:
+        raise RuntimeError("No working C++ compiler found")
+
+    monkeypatch.setattr(torch._inductor, "standalone_compile", missing)
+    with pytest.warns(UserWarning, match="could not compile the graph, which runs as it is.*No working C") as warned:
+        theta, _ = trained("compiled", 30)
+    assert len(warned) == 1
+    assert torch.equal(theta, trained("vmap", 30)[0])
+
+
+def test_compiling_shows_that_it_is_at_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(graphs, "compiled", lambda graph, arguments: graph)
+    trained("compiled", 2, progress=True)
+    assert "compiling: " in capsys.readouterr().err
+    trained("compiled", 2)
+    assert capsys.readouterr().err == ""
+
+
+def test_routes_that_there_are_not_are_refused_with_those_that_there_are() -> None:
+    objective, theta, batch = sinusoid_problem()
+    with pytest.raises(ValueError, match=r"route is 'jit'; it must be one of vmap, .*traced, compiled$"):
+        mk.meta_gradient(objective, theta, batch, alpha=0.1, route="jit")
+    with pytest.raises(ValueError, match=r"route is 'auto'"):
+        mk.meta_gradient(objective, theta, batch, alpha=0.1, route="auto")
+    with pytest.raises(ValueError, match=r"one of vmap, .*traced, compiled, auto$"):
+        trained("jit")
