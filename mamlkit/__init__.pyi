@@ -2,6 +2,7 @@
 from . import figures, models
 from .check import Finding, Report, check
 from .checkpoint import CheckpointError
+from .cost import Cost, cost
 from .curves import Curve
 from .device import device, reference_numerics
 from .evaluate import Difference, evaluate, paired_difference
@@ -18,6 +19,7 @@ __all__ = [
     "Batch",
     "CheckpointError",
     "ClaimError",
+    "Cost",
     "Curve",
     "Difference",
     "Finding",
@@ -36,6 +38,7 @@ __all__ = [
     "adapt",
     "check",
     "claim",
+    "cost",
     "device",
     "evaluate",
     "figures",

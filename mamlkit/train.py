@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from mamlkit import checks
 from mamlkit.checkpoint import Run, described
+from mamlkit.cost import memory_warning
 from mamlkit.curves import Curve, follow
 from mamlkit.graphs import REPLAYS, Replayed
 from mamlkit.inner import GRADIENT_DESCENT, Alpha, InnerLoop, InnerRule, step_sizes
@@ -81,6 +83,7 @@ def train(
                  a resumed run ends with the same bits as one left alone
     progress     show the time left, once a run takes longer than two seconds
 
+    Warns once, before the first iteration, where its memory is predicted to be more than is free (see `cost`).
     Raises ValueError on bad settings and on a checkpoint of another run, CheckpointError on a damaged one, and
     FloatingPointError at the first meta-loss or meta-gradient that is not finite: θ is then as it was before that
     iteration, and the last checkpoint stays.
@@ -101,6 +104,7 @@ def train(
     parts = {"tasks": tasks, "inner rule": rule, "outer gradient": outer}
     run = Run(checkpoint, objective, parts, settings)
     first, past = run.resume(theta, learned, optimizer)
+    foretold = outer is unchecked  # what another outer gradient takes is not known
     how = _repaid(iterations) if route == "auto" else route
     if how in REPLAYS:
         outer = Replayed(outer, how, lenient=route == "auto", progress=progress)
@@ -118,6 +122,9 @@ def train(
             if iteration == first:
                 checks.tasks(batch)
                 checks.observed(objective, theta, batch.task(0).support, order, how)
+                inner = {"alpha": alpha, "steps": steps, "order": order, "route": how, "rule": rule}
+                if foretold and (much := memory_warning(objective, theta, batch, chunk, **inner)):
+                    warnings.warn(much, stacklevel=2)
             result = outer(objective, theta, batch, alpha=alpha, steps=steps, order=order, route=how, rule=rule)
             if iteration == first:
                 checks.same_structure(result.grad, theta, "the outer gradient by θ")

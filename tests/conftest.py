@@ -56,6 +56,7 @@ LONG: tuple[str, ...] = (
     "04_",
     "07_",
     "06_",
+    "12_",
 )
 LONG += ("test_check",)
 

@@ -35,6 +35,7 @@ from tqdm import tqdm
 ROOMS = {
     "inner": ("inner", "inner meta variants modules"),
     "meta": ("meta", "meta inner variants modules"),
+    "cost": ("cost", "cost"),
     "objective": ("objective", "losses inner meta evaluate modules"),
     "pure": ("pure", "pure models losses meta modules"),
     "watch": ("watch", "losses inner pure modules"),

@@ -45,16 +45,16 @@ def test_help_loads_neither_torch_nor_what_the_wings_need(command: list[str]) ->
     assert loaded(code).isdisjoint({"torch", "numpy", *WINGS})
 
 
-def test_train_evaluate_and_device_are_functions_whatever_was_imported_first() -> None:
+def test_train_evaluate_device_and_cost_are_functions_whatever_was_imported_first() -> None:
     """They bear the names of their modules, and an import of a module makes it an attribute of its package."""
     code = """
 import importlib, itertools, sys
 firsts = ["import mamlkit", "import mamlkit.train", "from mamlkit.train import Iteration", "import mamlkit.device",
-          "from mamlkit.evaluate import Curve", "from mamlkit import Iteration, Curve",
+          "from mamlkit.evaluate import Curve", "from mamlkit.cost import Cost", "from mamlkit import Iteration, Curve",
           "import mamlkit.images.episodes", "from mamlkit import evaluate", "from mamlkit import *",
           "import mamlkit.evaluate as module", "import importlib; importlib.import_module('mamlkit.train')"]
 for first in firsts:
-    for order in itertools.permutations(["train", "evaluate", "device"]):
+    for order in itertools.permutations(["train", "evaluate", "device", "cost"]):
         for name in [name for name in sys.modules if name.split(".")[0] == "mamlkit"]:
             del sys.modules[name]
         exec(first, {})

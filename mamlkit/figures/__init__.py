@@ -49,6 +49,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "yardstick",
         ],
         "bug_museum": ["Damage", "damage", "wrong_derivatives"],
+        "cost": ["peak_memory", "work_and_calls"],
         "across_seeds": ["claims_by_seed", "coverage", "effects", "numbers_needed", "paired_seeds", "two_intervals"],
     },
 )
