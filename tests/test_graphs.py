@@ -81,7 +81,8 @@ def test_orders_steps_rules_learned_step_sizes_and_chunks_are_traced(order: int,
 
 def test_a_compiled_meta_gradient_is_that_of_finite_differences() -> None:
     model = mk.models.mlp(1, 1, hidden=(5,), dtype=torch.float64)
-    objective, theta, batch = mk.Objective(model, mse), dict(model.named_parameters()), TASKS.batch(0, 3)
+    objective, batch = mk.Objective(model, mse), TASKS.batch(0, 3)
+    theta = objective.parameters()
     learned = {name: torch.tensor(0.05, dtype=torch.float64, requires_grad=True) for name in theta}
     found = mk.meta_gradient(objective, theta, batch, alpha=learned, route="compiled")
     assert not any(part.requires_grad for part in pytree.tree_leaves(found))
