@@ -32,6 +32,7 @@ from mamlkit.pure import Params
 from mamlkit.study import RefusedError
 from mamlkit.study.result import dumps
 from mamlkit.sweeps.spec import mapping, read
+from mamlkit.train import repaid
 
 TOP = ("tasks", "model", "loss", "batch_norm", "training", "exam", "device")
 TASKS = {"Sinusoids": mk.Sinusoids, "Quadratics": mk.Quadratics, "Glyphs": mk.Glyphs, "Omniglot": mk.Omniglot}
@@ -102,8 +103,10 @@ def _train(objective: mk.Objective, tasks: Any, training: Mapping[str, Any], out
         with file.open(newline="", encoding="utf-8") as earlier:
             rows = list(csv.reader(earlier))[1:]
     options: dict[str, Any] = {"checkpoint": out / "checkpoint", "progress": rank == 0, "outer": shared}
+    if not dist.is_initialized():
+        options["route"] = repaid(training["iterations"])
     waiting = []
-    for record in mk.train(objective, tasks, **training, **options):
+    for record in mk.train(objective, tasks, **options | dict(training)):
         waiting.append([record.loss_before, record.loss_after, record.grad_norm])
         done, ends = record.iteration + 1, record.iteration + 1 == training["iterations"]
         if done % EVERY == 0 or ends:

@@ -94,7 +94,7 @@ class Replayed:
         name = type(model).__name__
         try:
             graph = recorded(function, arguments)
-        except (RuntimeError, TypeError, ValueError) as error:
+        except Exception as error:  # of whatever kind: a model's Python may do anything with what it finds
             raise ValueError(
                 f"{name}, its loss or its inner rule cannot be recorded as a graph, as where their Python asks for the "
                 f'value of a tensor: use route="vmap". PyTorch says: {error.__cause__ or error}'
@@ -151,7 +151,7 @@ def compiled(graph: Graph, arguments: Sequence[Tensor]) -> Graph:
             from torch._inductor import standalone_compile  # takes a second
 
             return graph._replace(run=standalone_compile(graph.run, given, dynamic_shapes="from_example_inputs"))
-    except RuntimeError as error:
+    except Exception as error:
         warnings.warn(
             f'PyTorch could not compile the graph, which runs as it is (route="traced"): {error}', stacklevel=2
         )

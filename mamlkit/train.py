@@ -72,8 +72,8 @@ def train(
     The model's parameters are θ, on the device and in the type that they have; `objective.theta()` copies them.
 
     alpha, steps, order, rule, chunk  as in `meta_gradient`; step sizes that require a gradient are learned, in place
-    route        as in `meta_gradient`; "auto" is "vmap", recorded as a graph where that can be done and repays itself:
-                 "traced" from 300 iterations on, to the same bits, and "compiled" from 20,000 on
+    route        as in `meta_gradient`; "auto" is "vmap", with MAML's own gradient recorded as a graph where that can be
+                 done and repays itself: "traced" from 300 iterations on, to the same bits, "compiled" from 20,000 on
     beta         step size β of Adam, the optimizer of the paper's experiments
     iterations   outer steps in all, those of a resumed checkpoint included
     outer        the gradient to descend along: MAML's, or another function of `meta_gradient`'s arguments
@@ -104,8 +104,8 @@ def train(
     parts = {"tasks": tasks, "inner rule": rule, "outer gradient": outer}
     run = Run(checkpoint, objective, parts, settings)
     first, past = run.resume(theta, learned, optimizer)
-    foretold = outer is unchecked  # what another outer gradient takes is not known
-    how = _repaid(iterations) if route == "auto" else route
+    own = outer is unchecked  # what another does in Python, a graph would leave out, and what it takes is not known
+    how = (repaid(iterations) if own else "vmap") if route == "auto" else route
     if how in REPLAYS:
         outer = Replayed(outer, how, lenient=route == "auto", progress=progress)
     outer, began = in_chunks(outer, chunk), time.perf_counter() - past
@@ -123,7 +123,7 @@ def train(
                 checks.tasks(batch)
                 checks.observed(objective, theta, batch.task(0).support, order, how)
                 inner = {"alpha": alpha, "steps": steps, "order": order, "route": how, "rule": rule}
-                if foretold and (much := memory_warning(objective, theta, batch, chunk, **inner)):
+                if own and (much := memory_warning(objective, theta, batch, chunk, **inner)):
                     warnings.warn(much, stacklevel=2)
             result = outer(objective, theta, batch, alpha=alpha, steps=steps, order=order, route=how, rule=rule)
             if iteration == first:
@@ -151,7 +151,7 @@ def train(
             yield Iteration(iteration, before, after, norm, seconds, training, validation)
 
 
-def _repaid(iterations: int) -> str:
+def repaid(iterations: int) -> str:
     """The route that is fastest in total; by the number of iterations alone, so that a run is the same everywhere."""
     return "compiled" if iterations >= 20_000 else "traced" if iterations >= 300 else "vmap"
 

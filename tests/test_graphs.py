@@ -224,31 +224,46 @@ def trained(route: str, iterations: int = 310, **settings: Any) -> tuple[Tensor,
     return flat(objective.theta()), records
 
 
+def counted(patch: pytest.MonkeyPatch, name: str) -> list[int]:
+    """A list that grows whenever a function of `graphs` is called."""
+    calls: list[int] = []
+    function = getattr(graphs, name)
+
+    def noted(*args: Any) -> Any:
+        calls.append(1)
+        return function(*args)
+
+    patch.setattr(graphs, name, noted)
+    return calls
+
+
 def test_a_training_of_many_iterations_is_traced_and_ends_with_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, wanted = trained("vmap")
-    calls = []
-    outer = meta.unchecked
-
-    def counted(*args: Any, **settings: Any) -> mk.MetaGradient:
-        calls.append(settings["route"])
-        return outer(*args, **settings)
-
-    theta, records = trained("auto", outer=counted)
+    calls = counted(monkeypatch, "recorded")
+    theta, records = trained("auto")
     assert torch.equal(theta, plain)
     assert [r.loss_after for r in records] == [r.loss_after for r in wanted]
-    assert len(calls) == 2, "once recorded, and once held against it"
-    assert trained("auto", 20, outer=counted)[1][-1].loss_after == wanted[19].loss_after
-    assert len(calls) == 22, "a short training is not worth a graph"
+    assert len(calls) == 1
+    assert trained("auto", 20)[1][-1].loss_after == wanted[19].loss_after
+    assert len(calls) == 1, "a short training is not worth a graph"
+
+
+def test_an_outer_gradient_of_another_is_called_in_each_iteration_unless_a_graph_is_asked_for() -> None:
+    calls = []
+
+    def outer(*args: Any, **settings: Any) -> mk.MetaGradient:
+        calls.append(1)
+        return meta.unchecked(*args, **settings)
+
+    trained("auto", outer=outer)
+    assert len(calls) == 310
+    trained("traced", outer=outer)
+    assert len(calls) == 310 + 2, "once recorded, and once held against it"
 
 
 def test_a_long_training_is_compiled_by_its_number_of_iterations_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-
-    def noted(graph: graphs.Graph, arguments: Any) -> graphs.Graph:
-        asked.append(1)
-        return graph
-
-    monkeypatch.setattr(graphs, "compiled", noted)
+    monkeypatch.setattr(graphs, "compiled", lambda graph, arguments: graph)
+    asked = counted(monkeypatch, "compiled")
     objective = mk.Objective(mk.models.mlp(1, 1, hidden=(5,), dtype=torch.float64), mse)
     for iterations, wanted in ((19_999, 0), (20_000, 1)):
         next(mk.train(objective, TASKS, alpha=0.01, beta=0.01, iterations=iterations, progress=False))
@@ -283,29 +298,26 @@ def test_auto_computes_without_a_graph_what_cannot_be_recorded(name: str) -> Non
     assert torch.equal(torch.stack(ends[0]), torch.stack(ends[1]))
 
 
-def test_a_model_that_changes_in_each_iteration_is_followed_and_not_recorded_for_ever() -> None:
+def test_a_model_that_changes_in_each_iteration_is_followed_and_not_recorded_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Tasks:
         def batch(self, start: int, size: int, split: str = "train") -> mk.TaskBatch:
             return zoo.data(1).chosen([0] * size)
 
-    def follow(route: str, outer: Any = meta.unchecked) -> Tensor:
+    def follow(route: str) -> Tensor:
         model = zoo.made(zoo.RIGHT["layer norm"])
         objective = mk.Objective(model, F.mse_loss)
-        settings: dict[str, Any] = {"tasks_per_iteration": 2, "outer": outer, "progress": False, "route": route}
+        settings: dict[str, Any] = {"tasks_per_iteration": 2, "progress": False, "route": route}
         for record in mk.train(objective, Tasks(), alpha=0.1, beta=0.01, iterations=300, **settings):
             cast(Any, model)[1].eps = 0.01 * (record.iteration + 1)
             if record.iteration == 30:
                 break
         return flat(objective.theta())
 
-    calls = []
-
-    def counted(*args: Any, **settings: Any) -> mk.MetaGradient:
-        calls.append(1)
-        return meta.unchecked(*args, **settings)
-
-    assert torch.equal(follow("auto", counted), follow("vmap"))
-    assert len(calls) == 8 * 2 + 31 - 8, "eight recorded, each held against the function; the others without a graph"
+    calls = counted(monkeypatch, "recorded")
+    assert torch.equal(follow("auto"), follow("vmap"))
+    assert len(calls) == 8
 
 
 def test_a_graph_that_computes_other_numbers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

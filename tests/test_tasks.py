@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 import mamlkit as mk
-from mamlkit.tasks import normals, uniforms
+from mamlkit.tasks import batches, normals, uniforms
 
 DISTRIBUTIONS: list[mk.Sinusoids | mk.Quadratics] = [
     mk.Sinusoids(shots=5, queries=15, noise=0.1, dtype=torch.float64),
@@ -178,3 +178,36 @@ def test_an_unknown_split_and_an_empty_range_are_refused() -> None:
         mk.Sinusoids().batch(0, 0)
     with pytest.raises(ValueError, match="dimension is 0"):
         mk.Quadratics(scales=())
+
+
+@dataclass(frozen=True)
+class Noting:
+    """Sinusoids that note what is asked, each shifted by what the call it is drawn in begins with."""
+
+    asked: list[tuple[int, int]]
+    shift: float = 0.0
+    shots: int = 10
+
+    def batch(self, start: int, size: int, split: str = "train") -> mk.TaskBatch:
+        self.asked.append((start, size))
+        support, query = mk.Sinusoids(shots=self.shots).batch(start, size, split)
+        return mk.TaskBatch(support, mk.Batch(query.x, query.y + self.shift * (start > 40)))
+
+
+@pytest.mark.parametrize(
+    ("tasks", "last", "most"),
+    [
+        (Noting([]), 112, 300),  # a hundred together, and then what is left
+        (Noting([], shift=1.0), 112, 300),  # with others, tasks come out otherwise: each batch as it is drawn alone
+        (Noting([], shots=200_000), 10, 3),  # too large to be drawn ahead
+    ],
+)
+def test_batches_of_a_training_are_those_drawn_alone_however_they_are_drawn(
+    tasks: Noting, last: int, most: int
+) -> None:
+    found = list(batches(tasks, 3, 7, last, torch.device("cpu")))
+    assert max(size for _, size in tasks.asked) == most
+    assert len(found) == last - 7
+    assert tasks.shift or len(tasks.asked) <= 6
+    assert all(same(batch, tasks.batch(3 * i, 3)) for i, batch in enumerate(found, 7))
+    assert list(batches(tasks, 3, 7, 7, torch.device("cpu"))) == []
