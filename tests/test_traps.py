@@ -367,7 +367,7 @@ TRAPS: list[tuple[str, Callable[[], None], Plant]] = [
     (
         "test split used for monitoring",
         training_never_sees_the_test_split,
-        rewritten("train", "train", ('tasks_per_iteration, "train").to', 'tasks_per_iteration, "test").to')),
+        rewritten("train", "train", ("first, iterations, place)", 'first, iterations, place, "test")')),
     ),
     (
         "interval without the root of n",
