@@ -25,6 +25,11 @@ def right(problem: rivals.Problem) -> rivals.Ready:
     return rivals.kit(problem, "vmap")
 
 
+def holds(problem: rivals.Problem) -> rivals.Ready:
+    """Forty megabytes for a moment."""
+    return rivals.Ready(right(problem).gradient, lambda: np.ones(5_000_000).sum())
+
+
 def first_order(problem: rivals.Problem) -> rivals.Ready:
     """Another meta-gradient than the one that was asked for."""
     return rivals.plain(replace(problem, order=1))
@@ -84,6 +89,15 @@ def test_the_tolerance_tells_the_orders_apart(steps: int) -> None:
 @pytest.mark.parametrize("wrong", [[np.nan, 1.0], [1.0], [1.0, np.inf]])
 def test_what_is_no_gradient_is_infinitely_off(wrong: list[float]) -> None:
     assert bench.off(np.array(wrong), np.array([1.0, 1.0])) == np.inf
+
+
+def test_the_peak_of_a_contender_is_that_of_a_process_of_its_own() -> None:
+    case = replace(CASE, group="memory")
+    found = bench.measure(case, {"holds": bench.Contender(holds)}, rounds=3, seconds=1, patience=60)
+    [only] = found["rows"]
+    if only["peak"] is None:
+        pytest.skip("the system does not tell")
+    assert only["peak"] == pytest.approx(40_000_000, rel=0.1)
 
 
 def test_the_peak_is_what_a_call_holds_beyond_what_was_there() -> None:

@@ -71,7 +71,8 @@ def test_orders_steps_rules_learned_step_sizes_and_chunks_are_traced(order: int,
     objective, theta, batch = sinusoid_problem()
     by_step = {name: torch.full((steps, *weight.shape), 0.05).double() for name, weight in theta.items()}
     learned = {name: torch.tensor(0.05, dtype=torch.float64, requires_grad=True) for name in theta}
-    cases: list[dict[str, Any]] = [{"alpha": alpha} for alpha in (0.05, by_step, learned | {"0.weight": 0.0})]
+    alphas = (0.05, by_step, {name: size.detach() for name, size in learned.items()}, learned | {"0.weight": 0.0})
+    cases: list[dict[str, Any]] = [{"alpha": alpha} for alpha in alphas]
     cases += [{"alpha": learned, "rule": momentum()}, {"alpha": learned, "chunk": 2}]
     for case in cases:
         settings = {"order": order, "steps": steps, **case}

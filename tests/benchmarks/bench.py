@@ -29,7 +29,6 @@ bench.json:
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import math
 import multiprocessing
@@ -47,6 +46,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import bench_report
 import golden_libraries
@@ -68,8 +68,11 @@ PROCESSES.set_forkserver_preload(["torch._dynamo", "mamlkit.meta", "mamlkit.mode
 DIED = "its process died"
 TOLERANCE = 1e-3  # of float32 against float64; the two orders are further apart
 LEAST = 0.02  # seconds that are timed at once
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-THRESHOLD = 131072  # bytes from which glibc takes a block from the system, and gives it back
+FRESH = multiprocessing.get_context(
+    "spawn"
+)  # its children are new programs, which read their environment as they start
+GIVES_BACK = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), "131072")  # bytes
+WEIGHED = ("conv4", "inner steps", "memory")  # groups whose peak memory is measured
 
 
 @dataclass(frozen=True)
@@ -189,15 +192,11 @@ def resident(what: str) -> int:
 
 def peak(iterate: Callable[[], object]) -> int | None:
     """The most memory in use during a call, in bytes above what was before; None where the system does not tell."""
+    iterate()  # so that what is kept from call to call is there
     try:
-        libc = ctypes.CDLL(None)
-        for setting in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-            libc.mallopt(setting, THRESHOLD)
-        iterate()  # so that what is kept from call to call is there
-        libc.malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the most so far
         before = resident("VmRSS")
-    except (OSError, AttributeError, StopIteration):
+    except (OSError, StopIteration):
         return None
     iterate()
     return max(0, resident("VmHWM") - before)
@@ -236,10 +235,12 @@ def work(pipe: Connection, contender: Contender, case: Case, order: int, core: i
 class Worker:
     """A contender's process, at the other end of the pipe."""
 
-    def __init__(self, contender: Contender, case: Case, order: int, core: int) -> None:
-        self.pipe, end = PROCESSES.Pipe()
-        self.process = PROCESSES.Process(target=work, args=(end, contender, case, order, core), daemon=True)
-        self.process.start()
+    def __init__(self, contender: Contender, case: Case, order: int, core: int, *, gives_back: bool = False) -> None:
+        context: Any = FRESH if gives_back else PROCESSES
+        self.pipe, end = context.Pipe()
+        self.process = context.Process(target=work, args=(end, contender, case, order, core), daemon=True)
+        with patch.dict(os.environ, GIVES_BACK if gives_back else {}):
+            self.process.start()
         end.close()
 
     def answer(self, seconds: float | None = None) -> Any:
@@ -254,9 +255,10 @@ class Worker:
         return self.answer()
 
     def stop(self) -> None:
-        self.process.kill()
-        self.process.join()
-        self.pipe.close()
+        if not self.pipe.closed:
+            self.process.kill()
+            self.process.join()
+            self.pipe.close()
 
 
 def measure(
@@ -313,6 +315,19 @@ def measure(
             del rows[key]
             left_out[title(*key)] = DIED
 
+    def weigh(key: tuple[str, int]) -> int | None:
+        core = free.get()
+        worker = Worker(who[key[0]], case, key[1], core, gives_back=True)
+        try:
+            worker.answer(patience)
+            most: int | None = worker.ask("peak")
+        except (TimeoutError, EOFError, ConnectionError):
+            return None
+        finally:
+            worker.stop()
+            free.put(core)
+        return most
+
     entrants = [(name, order) for name in who for order in case.orders]
     pool = ThreadPoolExecutor(len(cores()))
     try:
@@ -334,10 +349,11 @@ def measure(
                 if (found := turn(key, "time", repeats)) is not None:
                     rows[key]["seconds"].append(found)
             tick()
-        for key in [*rows]:
-            found = turn(key, "peak") if case.group != "training" else None
-            if key in rows:
-                rows[key]["peak"] = found
+        for worker in workers.values():
+            worker.stop()
+        weighed = [pool.submit(weigh, key) if case.group in WEIGHED else None for key in rows]
+        for row, found in zip(rows.values(), weighed, strict=True):
+            row["peak"] = found.result() if found else None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for worker in [*workers.values()]:
