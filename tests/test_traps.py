@@ -219,6 +219,8 @@ def rewritten(module: str, function: str, *changes: tuple[str, str]) -> Plant:
     """A bug in the source: the kit's own function, compiled again with some of its text changed."""
 
     def plant(patch: pytest.MonkeyPatch) -> None:
+        for public in mk.__all__:
+            getattr(mk, public)  # a room that loads while a bug is planted would keep it
         home = importlib.import_module(f"mamlkit.{module}")
         source = inspect.getsource(getattr(home, function))
         for old, new in changes:
