@@ -16,9 +16,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from mamlkit import checks
-from mamlkit.graphs import REPLAYS
 from mamlkit.inner import GRADIENT_DESCENT, Alpha, InnerLoop, InnerRule, step_sizes
-from mamlkit.meta import ROUTES
+from mamlkit.meta import ROUTES, refuse
 from mamlkit.objective import Objective
 from mamlkit.pure import Params
 from mamlkit.tasks import TaskBatch
@@ -67,11 +66,7 @@ def cost(
     Raises as `meta_gradient` does.
     """
     theta = objective.parameters()
-    checks.settings(objective, theta, alpha, steps, order)
-    checks.tasks(batch)
-    checks.route(route, (*ROUTES, *REPLAYS))
-    checks.chunk(chunk)
-    checks.observed(objective, theta, batch.task(0).support, order, route)
+    refuse(objective, theta, batch, alpha, steps, order, route, chunk)
     return _predicted(objective, theta, batch, chunk, alpha=alpha, steps=steps, order=order, route=route, rule=rule)
 
 

@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 from mamlkit import checks
 from mamlkit.curves import Curve, follow, joined
-from mamlkit.graphs import REPLAYS
 from mamlkit.inner import GRADIENT_DESCENT, Alpha, InnerLoop, InnerRule, step_sizes
-from mamlkit.meta import ROUTES
+from mamlkit.meta import KNOWN
 from mamlkit.objective import Objective
 from mamlkit.pure import Params
 from mamlkit.statistics import half_width
@@ -48,7 +47,7 @@ def evaluate(
     Raises ValueError as `adapt` does. A task that diverges keeps its infinite or NaN loss, and the mean shows it.
     """
     checks.settings(objective, theta, alpha, steps, order=1)
-    checks.route(route, (*ROUTES, *REPLAYS))
+    checks.route(route, KNOWN)
     checks.chunk(chunk)
     if size < 2:
         raise ValueError(f"size is {size}; an interval over tasks needs 2 or more")

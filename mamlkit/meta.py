@@ -66,14 +66,28 @@ def meta_gradient(
     The mean over tasks is taken where the paper writes a sum, so that β means the same for any number of tasks.
     Raises ValueError on bad settings, and on a support or query that is empty, mismatched or not finite.
     """
-    checks.settings(objective, theta, alpha, steps, order)
-    checks.tasks(batch)
-    checks.route(route, (*ROUTES, *REPLAYS))
-    checks.chunk(chunk)
-    checks.observed(objective, theta, batch.task(0).support, order, route)
+    refuse(objective, theta, batch, alpha, steps, order, route, chunk)
     outer = unchecked if route in ROUTES else objective.replays.setdefault(route, Replayed(unchecked, route))
     gradient = in_chunks(outer, chunk)
     return gradient(objective, theta, batch, alpha=alpha, steps=steps, order=order, route=route, rule=rule)
+
+
+def refuse(
+    objective: Objective,
+    theta: Params,
+    batch: TaskBatch,
+    alpha: Alpha,
+    steps: int,
+    order: int,
+    route: str,
+    chunk: int | None,
+) -> None:
+    """Refuse what `meta_gradient` cannot compute, or not rightly."""
+    checks.settings(objective, theta, alpha, steps, order)
+    checks.tasks(batch)
+    checks.route(route, KNOWN)
+    checks.chunk(chunk)
+    checks.observed(objective, theta, batch.task(0).support, order, route)
 
 
 def unchecked(
@@ -222,3 +236,4 @@ ROUTES: dict[str, partial[MetaGradient]] = {
     "flat": partial(vmapped, through=backwards),
     "flat-loop": partial(loop, through=backwards),
 }
+KNOWN = (*ROUTES, *REPLAYS)  # every name of a route

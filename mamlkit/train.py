@@ -20,7 +20,7 @@ from mamlkit.cost import memory_warning
 from mamlkit.curves import Curve, follow
 from mamlkit.graphs import REPLAYS, Replayed
 from mamlkit.inner import GRADIENT_DESCENT, Alpha, InnerLoop, InnerRule, step_sizes
-from mamlkit.meta import ROUTES, MetaGradient, OuterGradient, in_chunks, unchecked
+from mamlkit.meta import KNOWN, MetaGradient, OuterGradient, in_chunks, unchecked
 from mamlkit.objective import Objective
 from mamlkit.tasks import TaskBatch, TaskDistribution, batches
 
@@ -94,7 +94,7 @@ def train(
     counts |= {"iterations": iterations, "examine_tasks": examine_tasks}
     counts |= {} if examine_every is None else {"examine_every": examine_every}
     checks.training(alpha, beta, **counts)
-    checks.route(route, (*ROUTES, *REPLAYS, "auto"))
+    checks.route(route, (*KNOWN, "auto"))
     checks.chunk(chunk)
     trained = [*theta.values(), *learned.values()]
     place = trained[0].device

@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
@@ -32,15 +32,6 @@ def _no_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def forked(target: Callable[..., None], *arguments: Any) -> Any:
-    """A process that calls a function, forked where the system can from one that has loaded PyTorch and the kit."""
-    CONTEXT.set_forkserver_preload(["mamlkit.assignment.kernel"])
-    process = CONTEXT.Process(target=target, args=arguments, daemon=True)
-    with _no_main():
-        process.start()
-    return process
-
-
 class DiedError(Exception):
     """A kernel that is no more; the message says what ended it, to stand after the name of what it was doing."""
 
@@ -49,9 +40,12 @@ class Student:
     """A kernel for one submission, in a folder of its own."""
 
     def __init__(self, closed: tuple[str, ...]) -> None:
+        CONTEXT.set_forkserver_preload(["mamlkit.assignment.kernel"])
         self.scratch = tempfile.TemporaryDirectory(prefix="mamlkit-", ignore_cleanup_errors=True)
         self.pipe, theirs = CONTEXT.Pipe()
-        self.process = forked(serve, theirs, self.scratch.name, closed)
+        self.process = CONTEXT.Process(target=serve, args=(theirs, self.scratch.name, closed), daemon=True)
+        with _no_main():
+            self.process.start()
         theirs.close()
         self.ask({"name": ""}, STARTING)
 
