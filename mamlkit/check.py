@@ -297,12 +297,15 @@ class _Examination:
         yield Finding("the gradient", "wrong", self.named(found, each, first, before, alone, second))
         apart = [self.called(gradient, self.batch.chosen([i])) for i in everything]
         if all(isinstance(g, dict) and _relative(g, e) <= self.tolerance for g, e in zip(apart, each, strict=True)):
-            yield Finding(
-                "one task alone",
-                "wrong",
-                "each task by itself is right: what is wrong comes of computing them together. A rule of vmap, or "
-                "something that is kept from task to task, is to blame",
+            back = self.called(gradient, self.batch.chosen(list(everything)[::-1]))
+            kept = isinstance(back, dict) and _relative(back, found) > self.tolerance
+            blamed = (
+                "In another order they give another gradient: something is kept from one task to the next"
+                if kept
+                else "A rule of vmap, or how the tasks are put together, is to blame"
             )
+            text = f"each task by itself is right: what is wrong comes of computing them together. {blamed}"
+            yield Finding("one task alone", "wrong", text)
 
     def named(
         self,

@@ -245,7 +245,16 @@ GRADIENTS: dict[
         lambda: made(RIGHT["batch norm"]),
         "it is off by .*look at the inner step, or at a derivative that is wrong",
     ),
-    "a task that starts where the last one ended": (leaking, plain, "one task alone: each task by itself is right"),
+    "a sum, each task of which is right": (
+        lambda m: hand(m, reduce="sum"),
+        plain,
+        "one task alone: .* A rule of vmap, or how the tasks are put together",
+    ),
+    "a task that starts where the last one ended": (
+        leaking,
+        plain,
+        "one task alone: each task by itself is right: .* something is kept from one task to the next",
+    ),
     "another structure": (
         lambda m: lambda theta, batch: {"x": torch.zeros(1)},
         plain,
