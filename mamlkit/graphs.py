@@ -10,7 +10,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial, reduce
-from types import CellType, FunctionType, MethodType
 from typing import Any, NamedTuple
 
 import torch
@@ -19,11 +18,11 @@ from torch.utils import _pytree as pytree
 from tqdm import tqdm
 
 from mamlkit import checks
+from mamlkit.dependence import Dependence, outline
+from mamlkit.tasks import Batch, TaskBatch
 
 REPLAYS = ("traced", "compiled")
 _KEPT = 8  # graphs of one function, the newest; a training whose model changes more often goes on without
-_FIXED = ("torch.", "mamlkit.")  # code that reads nothing from around it
-_FLAT = frozenset((bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device))
 
 
 class Graph(NamedTuple):
@@ -56,6 +55,7 @@ class Replayed:
     def __init__(self, outer: Callable[..., Any], how: str, *, lenient: bool = False, progress: bool = False) -> None:
         self.outer, self.how, self.lenient, self.progress = outer, how, lenient, progress
         self.graphs: dict[Hashable, Graph | None] = {}
+        self.rests_on: Dependence | None = None  # what the last call rested on
 
     def __reduce__(self) -> Any:  # a copy records for itself
         return partial(Replayed, lenient=self.lenient, progress=self.progress), (self.outer, self.how)
@@ -63,31 +63,37 @@ class Replayed:
     def __call__(self, objective: Any, theta: Any, batch: Any, *, alpha: Any, **settings: Any) -> Any:
         """The outer gradient; arguments as those of `outer`."""
         eager = partial(self.outer, objective, **settings | {"route": "vmap"})
-        alpha = dict(alpha) if isinstance(alpha, Mapping) else alpha
-        parts, structure = pytree.tree_flatten((dict(theta), batch, alpha))
-        arguments = [part for part in parts if isinstance(part, Tensor)]
-        outlines = [outline(part) if isinstance(part, Tensor) else part for part in parts]
+        sizes = alpha if isinstance(alpha, Mapping) else {"": alpha}
+        inputs = [*theta.values(), *batch.support, *batch.query, *sizes.values()]
+        place: dict[int, int] = {}  # of each tensor among the arguments, where one may stand twice
+        slots = [place.setdefault(id(part), len(place)) if isinstance(part, Tensor) else part for part in inputs]
+        arguments = [*{id(part): part for part in inputs if isinstance(part, Tensor)}.values()]
         around = torch.get_num_threads(), torch.get_default_dtype(), torch.is_autocast_enabled()
-        what = outlines, structure, settings, objective.model, objective.loss, objective.batch_norm, around
-        kind = form(what)
-        if kind not in self.graphs:
+        given = (*theta, *sizes, *slots, *map(outline, arguments), around)
+        roots = self.outer, objective.model, objective.loss, objective.batch_norm, *settings, *settings.values()
+        if self.rests_on is None or not self.rests_on.holds(*roots):
+            self.rests_on = Dependence(*roots)
+        if (self.rests_on, given) not in self.graphs:
             if self.lenient and len(self.graphs) == _KEPT:
                 return eager(theta, batch, alpha=alpha)
             self.graphs = dict(list(self.graphs.items())[1 - _KEPT :])
 
             def function(*tensors: Tensor) -> Any:
-                rest = iter(tensors)
-                filled = [next(rest) if isinstance(part, Tensor) else part for part in parts]
-                theta, batch, alpha = pytree.tree_unflatten(filled, structure)
-                return eager(theta, batch, alpha=alpha)
+                parts = iter([tensors[place[id(part)]] if isinstance(part, Tensor) else part for part in inputs])
+                start = {name: next(parts) for name in theta}
+                support, query = (Batch(next(parts), next(parts)) for _ in range(2))
+                step_sizes = {name: next(parts) for name in sizes}
+                return eager(start, TaskBatch(support, query), alpha=step_sizes if sizes is alpha else step_sizes[""])
 
             try:
-                self.graphs[kind] = self._made(function, arguments, objective.model)
+                made = self._made(function, arguments, objective.model)
             except ValueError:
                 if not self.lenient:
                     raise
-                self.graphs[kind] = None
-        graph = self.graphs[kind]
+                made = None
+            self.rests_on = Dependence(*roots)  # a counter has moved, say; as a graph runs, it stands
+            self.graphs[self.rests_on, given] = made
+        graph = self.graphs[self.rests_on, given]
         return eager(theta, batch, alpha=alpha) if graph is None else graph(arguments)
 
     def _made(self, function: Callable[..., Any], arguments: Sequence[Tensor], model: nn.Module) -> Graph:
@@ -156,40 +162,3 @@ def compiled(graph: Graph, arguments: Sequence[Tensor]) -> Graph:
             f'PyTorch could not compile the graph, which runs as it is (route="traced"): {error}', stacklevel=2
         )
         return graph
-
-
-def form(thing: Any, within: tuple[int, ...] = ()) -> Hashable:
-    """What a recording depends on, to be compared: tensors by what they are and not by their values, code by itself.
-
-    Of a module and of what else is called the attributes count, of a function what it has from around it. `within`
-    holds what this is a part of.
-    """
-    kind = type(thing)
-    if kind in _FLAT:
-        return kind, thing
-    if isinstance(thing, Tensor):
-        return id(thing), *outline(thing)
-    if id(thing) in within:
-        return "itself"
-    inside = partial(form, within=(*within, id(thing)))
-    if isinstance(thing, Mapping):
-        return kind, *[(name, inside(value)) for name, value in thing.items()]
-    if isinstance(thing, list | tuple | set | frozenset):
-        return kind, *map(inside, thing)
-    if isinstance(thing, MethodType):
-        return inside(thing.__func__), inside(thing.__self__)
-    if isinstance(thing, FunctionType) and not thing.__module__.startswith(_FIXED):
-        cells = [cell.cell_contents for cell in thing.__closure__ or () if cell != CellType()]
-        used = [thing.__globals__.get(name) for name in thing.__code__.co_names]
-        known = [value for value in used if type(value) in _FLAT or isinstance(value, Tensor)]
-        return thing, *map(inside, (cells, known, thing.__defaults__, thing.__kwdefaults__))
-    if callable(thing) and hasattr(thing, "__dict__") and not isinstance(thing, type):
-        written = None if kind.__module__.startswith(_FIXED) else inside(getattr(kind, "forward", kind.__call__))
-        held = [item for item in vars(thing).items() if not (isinstance(item[1], dict) and not item[1])]
-        return kind, written, *[(n, type(v), v) if type(v) in _FLAT else (n, inside(v)) for n, v in held]
-    return thing if isinstance(thing, Hashable) else id(thing)
-
-
-def outline(tensor: Tensor) -> tuple[Any, ...]:
-    """What of a tensor a recording depends on."""
-    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.requires_grad

@@ -23,6 +23,7 @@ CORE = [
     "statistics",
     "inner",
     "curves",
+    "dependence",
     "graphs",
     "meta",
 ]

@@ -6,10 +6,12 @@ import copy
 import functools
 import pickle
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -106,20 +108,59 @@ def test_a_compiled_convolution_with_batch_norm_and_a_rule_with_a_state() -> Non
 class Changeable(nn.Module):
     """Everything that may change between two passes, in one module."""
 
+    CLASS = 1.0
+
     def __init__(self) -> None:
         super().__init__()
         self.first, self.norm, self.last = nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 1)
         self.frozen = nn.Parameter(torch.rand(6), requires_grad=False)
         self.register_buffer("shift", torch.rand(6))
         self.scale, self.scales, self.kept, self.plain = 1.0, [1.0], {"by": 1.0}, torch.ones(6, dtype=torch.float64)
+        self.space, self.record, self.slotted, self.subclass = (
+            SimpleNamespace(by=1.0),
+            Record(),
+            Slotted(),
+            Dictionary(),
+        )
+        self.array, self.partly = np.ones(1), functools.partial(float.__mul__, 1.0, 1.0)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(self.first(x)) * self.frozen + cast(Tensor, self.shift)
-        h = torch.tanh(h) * self.scale * self.scales[0] * self.kept["by"] * AROUND.factor * FACTOR * self.plain
-        return cast(Tensor, self.last(h))
+        h = torch.tanh(h) * self.scale * self.scales[0] * self.kept["by"] * FACTOR * self.plain
+        return cast(Tensor, self.last(h) * self.around() * getattr(self.frozen, "gain", 1.0))
+
+    def around(self) -> float:
+        objects = self.space.by * self.record.by * self.slotted.by * self.subclass.by * AROUND.by * Slotted.shared
+        functions = float(self.array.sum()) * self.partly() * helped()
+        return float(objects * functions * CONFIG.by * PACKAGE.config.by * self.CLASS)
 
 
-AROUND, FACTOR = SimpleNamespace(factor=1.0), 1.0
+class Slotted:
+    __slots__ = ("by",)
+    shared = 1.0
+
+    def __init__(self) -> None:
+        self.by = 1.0
+
+
+@dataclass
+class Record:
+    by: float = 1.0
+
+
+class Dictionary(dict[str, float]):
+    by = 1.0
+
+
+def helped(by: float = 1.0, *, also: float = 1.0) -> float:
+    return float(by * also * HELPED[0] * (lambda: INNER)() * cast(Any, helped).by)
+
+
+cast(Any, helped).by = 1.0
+AROUND, FACTOR, INNER, HELPED = SimpleNamespace(by=1.0), 1.0, 1.0, (1.0,)
+CONFIG, PACKAGE = cast(Any, ModuleType("settings")), cast(Any, ModuleType("package"))
+CONFIG.by, PACKAGE.config = 1.0, ModuleType("package.config")
+PACKAGE.config.by = 1.0
 
 
 class Weighted(nn.Module):
@@ -152,6 +193,25 @@ CHANGES: dict[str, Callable[[Any, pytest.MonkeyPatch], Any]] = {
     "a number in a list": lambda o, patch: o.model.scales.__setitem__(0, 2.0),
     "a number in a dict": lambda o, patch: o.model.kept.update(by=2.0),
     "a number around the class": lambda o, patch: patch.setitem(globals(), "FACTOR", 2.0),
+    "an object's": lambda o, patch: setattr(o.model.space, "by", 2.0),
+    "a record's": lambda o, patch: setattr(o.model.record, "by", 2.0),
+    "a slot": lambda o, patch: setattr(o.model.slotted, "by", 2.0),
+    "a dictionary's attribute": lambda o, patch: setattr(o.model.subclass, "by", 2.0),
+    "a parameter's attribute": lambda o, patch: setattr(o.model.frozen, "gain", 2.0),
+    "the class's": lambda o, patch: patch.setattr(Changeable, "CLASS", 2.0),
+    "another class's": lambda o, patch: patch.setattr(Slotted, "shared", 2.0),
+    "a method": lambda o, patch: patch.setattr(Changeable, "around", lambda self: 2.0),
+    "an array, in place": lambda o, patch: o.model.array.fill(2.0),
+    "a partial function": _attribute("partly", functools.partial(float.__mul__, 1.0, 2.0)),
+    "an object around the class": lambda o, patch: patch.setattr(AROUND, "by", 2.0),
+    "a helper": lambda o, patch: patch.setitem(globals(), "helped", lambda: 2.0),
+    "what a helper reads": lambda o, patch: patch.setitem(globals(), "HELPED", (2.0,)),
+    "what a function in a helper reads": lambda o, patch: patch.setitem(globals(), "INNER", 2.0),
+    "a helper's default": lambda o, patch: patch.setattr(helped, "__defaults__", (2.0,)),
+    "a helper's named default": lambda o, patch: patch.setitem(cast(Any, helped).__kwdefaults__, "also", 2.0),
+    "a helper's attribute": lambda o, patch: patch.setattr(helped, "by", 2.0),
+    "a module's": lambda o, patch: patch.setattr(CONFIG, "by", 2.0),
+    "that of a module in a module": lambda o, patch: patch.setattr(PACKAGE.config, "by", 2.0),
     "a part": _attribute("last", nn.Linear(6, 1).double()),
     "a hook": lambda o, patch: o.model.first.register_forward_hook(lambda module, given, found: 2 * found),
     "the loss's weight": lambda o, patch: o.loss.weight.mul_(3),
