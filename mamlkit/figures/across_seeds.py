@@ -71,7 +71,11 @@ def coverage(hits: Mapping[str, int], *, repeats: int, title: str) -> Figure:
         _interval(ax, row, rate, MAML if rate.low <= 0.95 <= rate.high else FAILURE)
         label(ax, f"{rate.mean:.0%}", rate.low, row, dx=-6, ha="right", **NOTE)
     label(ax, "promised", 0.95, -0.75, dx=3, **NOTE)
-    ax.set(xlim=(0, 1.02), xlabel=f"share of {repeats:,} simulated sweeps in which the interval held the truth")
+    ax.set_xlim(0, 1.02)
+    ax.set_xlabel(
+        f"share of {repeats:,} simulated sweeps in which the interval held the truth\n"
+        "bar: 95% interval of that share; cross: it misses 95%"
+    )
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return figure
 
@@ -91,7 +95,7 @@ def paired_seeds(
     for place, (errors, role) in enumerate(((first, THETA), (second, MAML))):
         left.plot([place] * len(errors), list(errors.values()), **role.dots, markersize=5)
     left.set_xticks((0, 1), names)
-    left.set(xlim=(-0.4, 1.4), ylabel="query MSE after one step", title=f"One line a seed, n = {len(first)}")
+    left.set(xlim=(-0.4, 1.4), ylabel="query MSE after one step", title=f"One line a seed, m = {len(first)}")
     for row, (name, interval) in enumerate(intervals.items()):
         _interval(right, row, interval, QUERY)
         label(right, name, interval.mean, row, QUERY.color, dx=0, dy=11, ha="center")
@@ -121,7 +125,7 @@ def effects(
             interval = intervals[name]
             ax.plot(values, [row] * len(values), **THETA.dots, markersize=2.5, alpha=0.6, zorder=1)
             _interval(ax, row, interval, QUERY if interval.low <= 0 <= interval.high else MAML)
-            label(ax, f"{interval.mean:.3g}, n = {interval.n}", 1, row, xycoords=ax.get_yaxis_transform(), **NOTE)
+            label(ax, f"{interval.mean:.3g}, m = {interval.n}", 1, row, xycoords=ax.get_yaxis_transform(), **NOTE)
         ax.axvline(0, **LEVEL)
         ax.set_xlabel(f"{unit} (grey dot: a seed; diamond and bar: mean, 95% interval)")
     return figure

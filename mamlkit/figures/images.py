@@ -128,15 +128,17 @@ def yardstick(maml: Mapping[int, Tensors], prototypes: Mapping[int, Tensor], *, 
     return figure
 
 
-def deals(accuracies: Tensor, ensemble: Tensor, *, title: str) -> Figure:
-    """Accuracies [tasks, N!] over the ways of dealing out labels, sorted in each task, and that of all together."""
+def deals(accuracies: Tensor, ensemble: Tensor, *, ways: int, title: str) -> Figure:
+    """Accuracies [tasks, N!] over the deals of labels, sorted in each task, that of all deals together, and chance."""
     figure, (ax,) = canvas(height=2.6, title=title)
     ranked = accuracies.sort(1).values
     ranks = range(1, ranked.shape[1] + 1)
     bars(ax, ranks, over_tasks(ranked), MAML)
     for name, values, style in (("one deal, on average", accuracies, LEVEL), ("all deals together", ensemble, RULE)):
         ax.axhline(float(values.mean()), label=name, **style)
+    levels(ax, {f"chance, 1/{ways}": 1 / ways})
     ax.set(xlabel="deals of a task, from its worst to its best", xlim=(0.8, ranks[-1] + 0.2), xticks=list(ranks))
+    ax.set_ylim(0, 1)
     ax.set_ylabel(f"query accuracy (mean of {len(ranked)}\ntasks, bar: 95% interval)")
     name_lines(ax)
     return figure
@@ -162,14 +164,14 @@ def paired_accuracy(second: Tensor, first: Tensor, *, ways: int, title: str) -> 
 
 
 def norm_dial(accuracies: Tensors, *, ways: int, title: str, known: Numbers | None = None) -> Figure:
-    """One row a norm: accuracy [tasks] after adaptation. Names with "query's" use the query's statistics: a cross."""
+    """One row a norm: accuracy [tasks] after adaptation. Names with "query's" are judged by what is asked: a cross."""
     figure, (ax,) = canvas(height=0.9 + 0.3 * len(accuracies), title=title)
     roles = {name: FAILURE if "query's" in name else QUERY for name in accuracies}
     _accuracy_rows(ax, accuracies, roles, {"chance": 1 / ways, **(known or {})})
     count = len(next(iter(accuracies.values())))
     ax.set_xlabel(
         f"query accuracy after adaptation (mean of {count} tasks, bar: 95% interval)\n"
-        "cross: statistics of the query, square: of the support or of one drawing"
+        "cross: batch norm by what is asked; square: by the support, or layer norm"
     )
     return figure
 
