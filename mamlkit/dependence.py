@@ -19,7 +19,7 @@ from torch import Tensor
 _LIBRARIES = sys.stdlib_module_names | {"torch", "numpy", "mamlkit"}  # their code reads nothing of the user's
 _VALUES = frozenset((bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device))
 _DATA = Tensor, np.ndarray
-_SERVICES = ("logging", "threading", "weakref")  # what they hold changes, and no number depends on it
+_SERVICES = ("logging", "threading", "weakref", "_weakrefset")  # what they hold changes, and no number depends on it
 
 
 class Dependence:

@@ -29,6 +29,7 @@ from torch.utils import _pytree as pytree
 
 import mamlkit as mk
 from mamlkit import graphs, meta
+from mamlkit.inner import GRADIENT_DESCENT
 
 REFUSED = {"batch norm with cumulative statistics": "Python asks for the value of a tensor"}
 TASKS = mk.Sinusoids(shots=4, queries=5, dtype=torch.float64)
@@ -76,6 +77,7 @@ def test_orders_steps_rules_learned_step_sizes_and_chunks_are_traced(order: int,
     alphas = (0.05, by_step, {name: size.detach() for name, size in learned.items()}, learned | {"0.weight": 0.0})
     cases: list[dict[str, Any]] = [{"alpha": alpha} for alpha in alphas]
     cases += [{"alpha": learned, "rule": momentum()}, {"alpha": learned, "chunk": 2}]
+    cases += [{"alpha": dict.fromkeys(theta, learned["0.bias"])}]  # one tensor for all
     for case in cases:
         settings = {"order": order, "steps": steps, **case}
         found = mk.meta_gradient(objective, theta, batch, route="traced", **settings)
@@ -269,6 +271,27 @@ def test_no_more_than_a_few_graphs_are_kept() -> None:
     for alpha in range(12):
         mk.meta_gradient(objective, theta, batch, alpha=alpha / 100, steps=0, route="traced")
     assert len(objective.replays["traced"].graphs) == 8
+
+
+class Noting(nn.Linear):
+    """A layer that counts its passes and keeps the last, as many do for their statistics."""
+
+    passes, last = 0, torch.zeros(())
+    history: tuple[str, ...] = ()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes, self.last = self.passes + 1, super().forward(x)
+        self.history = (*self.history, "forward")
+        return self.last
+
+
+def test_what_a_pass_notes_down_is_no_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    objective, batch = mk.Objective(zoo.made(lambda: Noting(4, 1)), F.mse_loss), zoo.data()
+    settings: dict[str, Any] = {"alpha": 0.1, "steps": 2, "order": 2, "rule": GRADIENT_DESCENT}
+    wanted = meta.unchecked(objective, objective.theta(), batch, route="vmap", **settings)
+    calls, outer = counted(monkeypatch, "recorded"), graphs.Replayed(meta.unchecked, "traced")
+    assert all(same(outer(objective, objective.theta(), batch, **settings), wanted) for _ in range(5))
+    assert len(calls) == 1
 
 
 def test_an_objective_with_graphs_can_be_copied_and_pickled() -> None:

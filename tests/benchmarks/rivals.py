@@ -27,6 +27,7 @@ from torch.func import functional_call, grad, vmap
 import mamlkit as mk
 from mamlkit.inner import GRADIENT_DESCENT
 from mamlkit.models import _Average
+from mamlkit.train import Adam
 
 BETA = 1e-3
 
@@ -80,7 +81,7 @@ def versions() -> dict[str, str]:
 
 
 def with_adam(problem: Problem, gradient: Callable[[], Sequence[Tensor]]) -> Ready:
-    """PyTorch's Adam on a gradient, as `mk.train` has it."""
+    """PyTorch's Adam on a gradient."""
     theta = [*problem.model.parameters()]
     optimizer = torch.optim.Adam(theta, lr=BETA, fused=True)
 
@@ -111,7 +112,12 @@ def kit(problem: Problem, route: str, outer: Callable[..., mk.MetaGradient] = mk
     theta = objective.parameters()
     settings = {"alpha": dict(zip(theta, problem.alphas(), strict=True)), "steps": problem.steps, "route": route}
     settings |= {"order": problem.order, "rule": GRADIENT_DESCENT}
-    return with_adam(problem, lambda: [*outer(objective, theta, problem.batch, **settings).grad.values()])
+    optimizer = Adam([*theta.values()], BETA)  # that of `mk.train`
+
+    def gradient() -> list[Tensor]:
+        return [*outer(objective, theta, problem.batch, **settings).grad.values()]
+
+    return Ready(gradient, lambda: optimizer.descend(gradient()))
 
 
 def kit_training(problem: Problem, route: str) -> Ready:
