@@ -162,12 +162,13 @@ class Adam(torch.optim.Adam):
     def __init__(self, weights: list[Tensor], beta: float) -> None:
         self.weights, self.beta, kernels = weights, beta, _get_fused_kernels_supported_devices()
         fusible = all(weight.is_floating_point() and weight.device.type in kernels for weight in weights)
+        self.at_once = fusible and len({(weight.device, weight.dtype) for weight in weights}) == 1
         super().__init__(weights, lr=beta, fused=fusible)
 
     @torch.no_grad()
     def descend(self, gradients: list[Tensor]) -> None:
         """One step along minus the gradients, which stand in the order of the weights."""
-        if not self.state or not self.defaults["fused"]:  # the first step makes the state
+        if not (self.at_once and self.state):  # the first step makes the state
             for weight, gradient in zip(self.weights, gradients, strict=True):
                 weight.grad = gradient
             self.step()
@@ -182,6 +183,7 @@ class Adam(torch.optim.Adam):
 
 def _summary(result: MetaGradient) -> tuple[float, float, float]:
     """Mean query loss before and after adaptation, and the norm of the meta-gradient, fetched at once."""
-    each = torch._foreach_norm([*result.grad.values(), *result.grad_alpha.values()])
-    before, after, *norms = torch.stack([result.loss_before.mean(), result.loss.mean(), *each]).tolist()
+    means = result.loss_before.mean(), result.loss.mean()
+    each = *torch._foreach_norm([*result.grad.values()]), *map(torch.linalg.vector_norm, result.grad_alpha.values())
+    before, after, *norms = torch.stack([part.to(means[0].device) for part in (*means, *each)]).tolist()
     return before, after, math.hypot(*norms)
