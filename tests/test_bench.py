@@ -146,6 +146,21 @@ def test_each_bound_is_met_missed_or_not_measured() -> None:
     assert "not measured" in lines["sinusoid, 5 steps: compiled, of JAX"]
 
 
+def test_of_trainings_the_longest_is_judged_and_each_has_its_column() -> None:
+    times = {2000: 3e-3, 70_000: 1.5e-3}
+    made = [bench.Case("training", 1, iterations=length) for length in times]
+    cases = [
+        asdict(one)
+        | {"name": one.name, "left_out": {}}
+        | {"rows": [row("mamlkit compiled", [times[one.iterations]] * 3, peak=None), row("JAX", [1e-3] * 3, peak=None)]}
+        for one in made
+    ]
+    text = bench_report.report(results(*cases))
+    assert "JAX's one scan | 1.6 | 1.5 (1.5 to 1.5) | met |" in text
+    assert "| 1 step, 2,000 iterations | 1 step, 70,000 iterations |" in text
+    assert "| mamlkit compiled | 3 ms, × 3 (3 to 3) | 1.5 ms, × 1.5 (1.5 to 1.5) |" in text
+
+
 def test_the_tables_name_who_was_left_out_and_go_into_the_page(tmp_path: Path) -> None:
     measured = case("sinusoid", [row("mamlkit vmap", [4e-3] * 3), row("JAX", [1e-3] * 3, peak=None)])
     measured["left_out"] = {"higher": "ImportError: no higher"}

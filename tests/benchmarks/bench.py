@@ -4,6 +4,7 @@
     make bench BENCH="--full"                                 # every step count and number of tasks, longer rounds
     make bench BENCH="--only sinusoid training --rounds 5"    # some groups of cases
     make bench BENCH="--full --iterations 70000"              # the paper's length for whole trainings
+    make bench BENCH="--only training --iterations 70000 --rounds 1 --among 'mamlkit compiled' JAX"
 
 Results go to runs/bench/bench.json after each case; the same command goes on after an interruption, `--again` starts
 over. At the end bench_report.py makes tables and a figure of them.
@@ -98,7 +99,8 @@ class Case:
 
     @property
     def name(self) -> str:
-        return f"{self.group}: {self.steps} steps, {self.tasks} tasks, {self.points} points"
+        whole = f", {self.iterations:,} iterations" if self.group == "training" else ""
+        return f"{self.group}: {self.steps} steps, {self.tasks} tasks, {self.points} points{whole}"
 
     def made(self, order: int, dtype: torch.dtype = torch.float32) -> Problem:
         """The problem itself, the same in either type."""
@@ -392,6 +394,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder of the results")
     parser.add_argument("--only", nargs="+", choices=GROUPS, metavar="GROUP", default=GROUPS, help=", ".join(GROUPS))
+    everyone = sorted({*CONV, *TRAININGS})
+    parser.add_argument("--among", nargs="+", choices=everyone, metavar="NAME", default=everyone, help="contenders")
     parser.add_argument("--full", action="store_true", help="every step count and number of tasks, longer rounds")
     parser.add_argument("--rounds", type=int, help="rounds of a case at most: 15, and 40 with --full")
     parser.add_argument("--seconds", type=float, help="no new round after so many: 15, and 120 with --full; 3 at least")
@@ -418,10 +422,12 @@ def main() -> None:
         for row in golden_libraries.table():
             print(row, flush=True)
             results["golden"].append(row)
-    done = {(case["name"], case["iterations"]) for case in results["cases"]}
+    done = {case["name"] for case in results["cases"]}
     wanted = [case for case in cases(chosen.full, chosen.iterations) if case.group in chosen.only]
-    left = [case for case in wanted if (case.name, case.iterations) not in done]
-    crowd = [contenders(case, chosen.full) for case in left]
+    left = [case for case in wanted if case.name not in done]
+    crowd = [
+        {name: who for name, who in contenders(case, chosen.full).items() if name in chosen.among} for case in left
+    ]
     parts = [len(who) * len(case.orders) + limits["rounds"] for case, who in zip(left, crowd, strict=True)]
     print(f"{len(done)} cases are there, {len(left)} are left; core {cores()[-1]}, load {os.getloadavg()[0]:.1f}")
     with tqdm(total=sum(parts), unit="turn") as bar:

@@ -54,8 +54,8 @@ class Place:
     order: int = 2
 
     def rows(self, results: Results) -> Iterator[tuple[str, Row]]:
-        """The row with its case's name, if there is one."""
-        for case in results["cases"]:
+        """The row with its case's name, if there is one; of trainings the longest first."""
+        for case in sorted(results["cases"], key=lambda case: -case["iterations"]):
             if (case["group"], case["steps"]) == (self.group, self.steps) and self.tasks in (None, case["tasks"]):
                 for row in case["rows"]:
                     if (row["contender"], row["order"]) == (self.contender, self.order):
@@ -151,6 +151,8 @@ def table(results: Results, group: str, heading: str) -> Iterator[str]:
     varied = "tasks" if group == "tasks" else "steps"
     counts = [f"{case[varied]} {varied if case[varied] > 1 else varied[:-1]}" for case, _ in columns]
     names = [count + ", first order" * (order == 1) for count, (_, order) in zip(counts, columns, strict=True)]
+    if group == "training":
+        names = [f"{name}, {case['iterations']:,} iterations" for name, (case, _) in zip(names, columns, strict=True)]
     yield f"| {heading} | {' | '.join(names)} |"
     yield f"| --- |{' --- |' * len(names)}"
     found = [{row["contender"]: row for row in case["rows"] if row["order"] == order} for case, order in columns]
