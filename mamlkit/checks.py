@@ -45,6 +45,12 @@ def settings(objective: Objective, theta: Params, alpha: Any, steps: int, order:
             "derivatives of it are missing or wrong. For many tasks use mk.meta_gradient or mk.evaluate, which stack "
             "them; for derivatives of θ' torch.func.grad and jacrev, or torch.autograd"
         )
+    if transforms and steps and not all(weight.requires_grad for weight in theta.values()):
+        raise ValueError(
+            "an inner loop was asked for inside torch.func.grad or jacrev of something that is not the whole of θ, "
+            "where PyTorch takes no further gradients. Let it be a function of all of θ, or differentiate by "
+            "torch.autograd.grad, outside of torch.func"
+        )
 
 
 def observed(objective: Objective, theta: Params, task: Batch, order: int, route: str) -> None:

@@ -7,9 +7,12 @@ runs as a few fused loops, equal to rounding.
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial, reduce
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from tqdm import tqdm
 
-from mamlkit import checks
+from mamlkit import checks, files
 from mamlkit.dependence import Dependence, outline
 from mamlkit.tasks import Batch, TaskBatch
 
@@ -68,7 +71,9 @@ class Replayed:
         place: dict[int, int] = {}  # of each tensor among the arguments, where one may stand twice
         slots = [place.setdefault(id(part), len(place)) if isinstance(part, Tensor) else part for part in inputs]
         arguments = [*{id(part): part for part in inputs if isinstance(part, Tensor)}.values()]
-        around = torch.get_num_threads(), torch.get_default_dtype(), torch.is_autocast_enabled()
+        kind = batch.query.x.device.type
+        autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+        around = torch.get_num_threads(), torch.get_default_dtype(), *autocast
         given = (*theta, *sizes, *slots, *map(outline, arguments), around)
         roots = self.outer, objective.model, objective.loss, objective.batch_norm, *settings, *settings.values()
         if self.rests_on is None or not self.rests_on.holds(*roots):
@@ -106,9 +111,7 @@ class Replayed:
                 f'value of a tensor: use route="vmap". PyTorch says: {error.__cause__ or error}'
             ) from error
         if self.how == "compiled":
-            with tqdm(total=1, desc="compiling", unit="graph", disable=not self.progress) as bar:
-                graph = compiled(graph, arguments)
-                bar.update()
+            graph = compiled(graph, arguments, progress=self.progress)
         pairs = list(zip(*map(pytree.tree_leaves, (function(*arguments), graph(arguments))), strict=True))
         scale = max(torch.linalg.vector_norm(wanted).item() for wanted, _ in pairs)
         for wanted, found in pairs:
@@ -148,15 +151,24 @@ def recorded(function: Callable[..., Any], arguments: Sequence[Tensor]) -> Graph
     return Graph(traced, [tensor for tensor, _ in held.values()], structure[0])
 
 
-def compiled(graph: Graph, arguments: Sequence[Tensor]) -> Graph:
+def compiled(graph: Graph, arguments: Sequence[Tensor], *, progress: bool = False) -> Graph:
     """The same graph as PyTorch's inductor compiles it; as it is, with a warning, where there is no compiler."""
     given: list[Any] = [tensor.detach() for tensor in (*arguments, *graph.held)]  # no backward pass is wanted
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore", DeprecationWarning)  # of PyTorch about itself, as it loads
             from torch._inductor import standalone_compile  # takes a second
+            from torch._inductor.runtime.cache_dir_utils import cache_dir
 
-            return graph._replace(run=standalone_compile(graph.run, given, dynamic_shapes="from_example_inputs"))
+            notes = Path(cache_dir(), f"mamlkit-{len(graph.run.graph.nodes)}-operations")  # seconds that they took
+            last = f", {notes.read_text()} s last time" if notes.exists() else ""
+            with tqdm(total=1, desc=f"compiling{last}", unit="graph", disable=not progress) as bar:
+                began = time.perf_counter()
+                run = standalone_compile(graph.run, given, dynamic_shapes="from_example_inputs")
+                bar.update()
+        with suppress(OSError):
+            files.write(notes, f"{time.perf_counter() - began:.0f}", synced=False)
+        return graph._replace(run=run)
     except Exception as error:
         warnings.warn(
             f'PyTorch could not compile the graph, which runs as it is (route="traced"): {error}', stacklevel=2

@@ -71,8 +71,8 @@ def adapt(
 
     Returns θ', shaped like theta. Raises ValueError on an empty, mismatched or non-finite support, a negative or
     misshapen alpha, negative steps, another order, and parameters that are not the model's. Works inside
-    `torch.func.grad` and `jacrev`; under `vmap`, `jvp` and `jacfwd`, whose derivatives PyTorch gets wrong or lacks, it
-    is refused.
+    `torch.func.grad` and `jacrev` of all of θ; of less, and under `vmap`, `jvp` and `jacfwd`, whose derivatives PyTorch
+    gets wrong or lacks, it is refused.
     """
     checks.settings(objective, theta, alpha, steps, order)
     checks.examples(support, "support")

@@ -109,7 +109,7 @@ def test_every_module_has_its_place() -> None:
 def test_the_core_stays_thin() -> None:
     """All its modules counted, and what loads them."""
     code = sum(lines_of_code(path.read_text()) for room in ["__init__", "extras", *CORE] for path in files(room))
-    assert code < 1860, f"{code} lines of code"
+    assert code < 1880, f"{code} lines of code"
 
 
 def test_no_html_is_written_in_python() -> None:

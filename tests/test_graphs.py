@@ -261,6 +261,8 @@ def test_a_graph_is_never_that_of_another_setting_loss_or_shape() -> None:
             case = {"theta": objective.theta(), "batch": batch, **case}
             found = mk.meta_gradient(objective, route="traced", **case)
             assert same(found, mk.meta_gradient(objective, **case))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert same(mk.meta_gradient(objective, route="traced", **case), mk.meta_gradient(objective, **case))
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(3 - min(threads, 2))
@@ -316,9 +318,9 @@ def counted(patch: pytest.MonkeyPatch, name: str) -> list[int]:
     calls: list[int] = []
     function = getattr(graphs, name)
 
-    def noted(*args: Any) -> Any:
+    def noted(*args: Any, **settings: Any) -> Any:
         calls.append(1)
-        return function(*args)
+        return function(*args, **settings)
 
     patch.setattr(graphs, name, noted)
     return calls
@@ -349,7 +351,7 @@ def test_an_outer_gradient_of_another_is_called_in_each_iteration_unless_a_graph
 
 
 def test_a_long_training_is_compiled_by_its_number_of_iterations_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs, "compiled", lambda graph, arguments: graph)
+    monkeypatch.setattr(graphs, "compiled", lambda graph, arguments, progress: graph)
     asked = counted(monkeypatch, "compiled")
     objective = mk.Objective(mk.models.mlp(1, 1, hidden=(5,), dtype=torch.float64), mse)
     for iterations, wanted in ((19_999, 0), (20_000, 1)):
@@ -434,12 +436,18 @@ def test_without_a_compiler_the_graph_runs_as_it_is_and_says_so_once(monkeypatch
     assert torch.equal(theta, trained("vmap", 30)[0])
 
 
-def test_compiling_shows_that_it_is_at_work(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_compiling_shows_that_it_is_at_work_and_how_long_it_took_last(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(graphs, "compiled", lambda graph, arguments: graph)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch._inductor, "standalone_compile", lambda run, *args, **settings: run)
     trained("compiled", 2, progress=True)
     assert "compiling: " in capsys.readouterr().err
+    [notes] = tmp_path.glob("mamlkit-*-operations")
+    notes.write_text("37")
+    trained("compiled", 2, progress=True)
+    assert "compiling, 37 s last time: " in capsys.readouterr().err
+    assert notes.read_text() == "0"
     trained("compiled", 2)
     assert capsys.readouterr().err == ""
 

@@ -163,6 +163,26 @@ def test_transforms_through_which_adapt_would_be_wrong_are_refused(transform: st
         calls[transform]()
 
 
+@pytest.mark.parametrize("by", ["one parameter", "alpha"])
+def test_adapt_inside_a_transform_of_less_than_theta_says_what_to_do_instead(by: str) -> None:
+    objective = mk.Objective(made(RIGHT["layer norm"]), F.mse_loss)
+    theta, (support, query) = objective.theta(), data(1).task(0)
+    name = next(reversed(theta))
+
+    def outer(given: Tensor) -> Tensor:
+        start, alpha = (theta | {name: given}, ALPHA) if by == "one parameter" else (theta, dict.fromkeys(theta, given))
+        return objective(mk.adapt(objective, start, support, alpha=alpha), *query)
+
+    given = theta[name] if by == "one parameter" else torch.tensor(ALPHA, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"not the whole of θ.*differentiate by torch\.autograd\.grad"):
+        torch.func.grad(outer)(given)
+    given = given.clone().requires_grad_()
+    [slope] = torch.autograd.grad(outer(given), given)
+    with torch.no_grad():
+        ahead, behind = outer(given + 1e-6), outer(given - 1e-6)
+    assert slope.sum().item() == pytest.approx((ahead - behind).item() / 2e-6, rel=1e-6)
+
+
 def test_a_model_that_vmap_runs_to_other_numbers_is_refused_there_and_right_one_task_at_a_time() -> None:
     class Direct(nn.Module):
         """A padding row by the operation itself, whose rule under vmap forgets it."""
