@@ -36,6 +36,7 @@ from torch.func import functional_call, grad, vmap
 import mamlkit as mk
 from mamlkit import curves, inner, meta, museum, pure
 from mamlkit import tasks as drawing
+from mamlkit.museum.catalogue import ThePart
 from mamlkit.objective import Objective
 from mamlkit.pure import Params
 
@@ -440,6 +441,13 @@ def test_planting_a_bug_leaves_the_right_run_as_it_was() -> None:
     theta, tasks = museum.plain.start(), museum.plain.draw(0, 3)
     (right, _), (wrong, _) = (part.meta_gradient(theta, tasks) for part in (museum.plain, run))
     assert torch.allclose(wrong, 3 * right)
+
+
+@pytest.mark.parametrize("recipe", ["by_vmap", "by_grad"])
+@pytest.mark.parametrize("net", ["BatchNorm", "LayerNorm", "Swish", "WeightNorm", "BiasAlone", "Tied"])
+def test_the_recipes_give_one_gradient_of_a_right_part(net: str, recipe: str) -> None:
+    by_loop, found = (ThePart(net, name).gradient(museum.parts) for name in ("by_loop", recipe))
+    assert museum.gap(found, by_loop) < 1e-10
 
 
 def test_a_right_line_that_is_gone_is_said() -> None:

@@ -1,5 +1,6 @@
 """Parts of models, gradients and data that a run leans on, each right here: the museum plants bugs in them, too."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -180,17 +181,27 @@ def by_loop(net: Net, theta: Theta, tasks: tuple[Tensor, ...]) -> Theta:
     return dict(zip(theta, found, strict=True))
 
 
-def by_vmap(net: Net, theta: Theta, tasks: tuple[Tensor, ...]) -> Theta:
-    """∇F as PyTorch's own examples have it: `vmap` over tasks of a loss with `grad` inside, and `grad` around."""
+def after(net: Net, theta: Theta, x: Tensor, y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
+    """L(θ'; D') of one task, its inner step by `grad`."""
 
     def loss(theta: Theta, x: Tensor, y: Tensor) -> Tensor:
         return F.mse_loss(functional_call(net, theta, (x,)), y)
 
-    def after(theta: Theta, x: Tensor, y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
-        slopes = grad(loss)(theta, x, y)
-        return loss({name: w - ALPHA * slopes[name] for name, w in theta.items()}, query_x, query_y)
+    slopes = grad(loss)(theta, x, y)
+    return loss({name: w - ALPHA * slopes[name] for name, w in theta.items()}, query_x, query_y)
 
-    found: Theta = grad(lambda theta: vmap(after, in_dims=(None, 0, 0, 0, 0))(theta, *tasks).mean())(theta)
+
+def by_vmap(net: Net, theta: Theta, tasks: tuple[Tensor, ...]) -> Theta:
+    """∇F as PyTorch's own examples have it: `vmap` over tasks of a loss with `grad` inside, and `grad` around."""
+    each = vmap(partial(after, net), in_dims=(None, 0, 0, 0, 0))
+    found: Theta = grad(lambda theta: each(theta, *tasks).mean())(theta)
+    return found
+
+
+def by_grad(net: Net, theta: Theta, tasks: tuple[Tensor, ...]) -> Theta:
+    """The same without `vmap`: `grad` within `grad`, task after task."""
+    every = list(zip(*tasks, strict=True))
+    found: Theta = grad(lambda theta: torch.stack([after(net, theta, *task) for task in every]).mean())(theta)
     return found
 
 
