@@ -24,7 +24,7 @@ from mamlkit.figures import charts
 from mamlkit.figures.theme import FAILURE, FIRST_ORDER, MAML, QUERY, SUPPORT, THETA, TRUTH, Role, canvas, theme
 
 README = Path(__file__).parents[2] / "README.md"
-MARK = "What it last wrote:\n"
+MARK = "What the bench last wrote:\n"
 REFERENCE = "JAX"
 LOOKS = {
     "mamlkit vmap": MAML,
