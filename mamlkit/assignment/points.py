@@ -99,13 +99,13 @@ def points(number: int, question: str) -> Callable[[Callable[..., str]], Check]:
 
 
 def told(found: Any, right: Any, mistakes: Mapping[str, Any] | None = None, rtol: float = 1e-6) -> str:
-    """ "" where an answer is right; else the mistake that leads to the same numbers, or how they differ.
+    """ "" where an answer is right; else the mistake, or each, that leads to the same numbers, or how they differ.
 
     mistakes  what known mistakes come to, by the words that explain each
     """
     if not (words := wire.differs(found, right, rtol)):
         return ""
-    return next((why for why, wrong in (mistakes or {}).items() if not wire.differs(found, wrong, rtol)), words)
+    return ", or ".join(why for why, wrong in (mistakes or {}).items() if not wire.differs(found, wrong, rtol)) or words
 
 
 def normal(draw: torch.Generator, *shape: int) -> Tensor:
