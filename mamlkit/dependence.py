@@ -32,7 +32,8 @@ class Dependence:
     def __init__(self, *roots: Any) -> None:
         facts: list[Hashable] = []
         met: dict[int, int] = {}
-        self.roots, self.views, self.kept = roots, list[Iterable[Any]](), list[Any]()
+        self.roots, self.views = roots, list[Iterable[Any]]()
+        self.kept, self.found = list[Any](), list[Any]()  # things walked, and what the views showed
         ahead = deque(roots)
         while ahead:
             thing = ahead.popleft()
@@ -48,10 +49,10 @@ class Dependence:
                 inside = [*chain.from_iterable(views)]
                 facts.append((kind, len(inside), None if views and not isinstance(thing, _DATA) else _mark(thing)))
                 self.views += views
+                self.found += inside
                 ahead.extend(inside)
         self.form = tuple(facts)
         self.hash = hash(self.form)
-        self.found = [*chain.from_iterable(self.views)]
         self.data = [thing for thing in self.kept if isinstance(thing, _DATA)]
         self.marks = [*map(_mark, self.data)]
 
@@ -130,9 +131,11 @@ def _around(function: FunctionType) -> Iterable[Any]:
     """What a function has from around it: of its globals what it names, what it encloses, defaults, attributes."""
     names, attributes = ((), ()) if _in_library(function) else _named(function.__code__)
     named = [*map(function.__globals__.get, names)]
-    for module in named:  # what is named of a module, and of a module in it
-        if isinstance(module, ModuleType) and not _in_library(module, "__name__"):
-            named += [value for value in map(vars(module).get, attributes) if value is not module]
+    looked_into = set()
+    for module in named:  # what is named of a module, and of a module in it; modules may name each other
+        if isinstance(module, ModuleType) and module not in looked_into and not _in_library(module, "__name__"):
+            looked_into.add(module)
+            named += map(vars(module).get, attributes)
     enclosed = [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
     own = function.__code__, function.__defaults__, function.__kwdefaults__, *vars(function).values()
     return chain(named, enclosed, own)

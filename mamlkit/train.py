@@ -160,7 +160,7 @@ class Adam(torch.optim.Adam):
     """
 
     def __init__(self, weights: list[Tensor], beta: float) -> None:
-        self.weights, self.beta, kernels = weights, beta, _get_fused_kernels_supported_devices()
+        kernels = _get_fused_kernels_supported_devices()
         fusible = all(weight.is_floating_point() and weight.device.type in kernels for weight in weights)
         self.at_once = fusible and len({(weight.device, weight.dtype) for weight in weights}) == 1
         super().__init__(weights, lr=beta, fused=fusible)
@@ -168,16 +168,18 @@ class Adam(torch.optim.Adam):
     @torch.no_grad()
     def descend(self, gradients: list[Tensor]) -> None:
         """One step along minus the gradients, which stand in the order of the weights."""
+        [group] = self.param_groups
+        weights = group["params"]
         if not (self.at_once and self.state):  # the first step makes the state
-            for weight, gradient in zip(self.weights, gradients, strict=True):
+            for weight, gradient in zip(weights, gradients, strict=True):
                 weight.grad = gradient
             self.step()
             return self.zero_grad()
-        mean, square, step = ([self.state[w][k] for w in self.weights] for k in ("exp_avg", "exp_avg_sq", "step"))
-        b1, b2 = self.defaults["betas"]
+        mean, square, step = ([self.state[w][k] for w in weights] for k in ("exp_avg", "exp_avg_sq", "step"))
+        settings = {name: group[name] for name in ("lr", "eps", "weight_decay", "amsgrad", "maximize")}
+        b1, b2 = group["betas"]
         torch._foreach_add_(step, 1)
-        rest = {"eps": self.defaults["eps"], "weight_decay": 0.0, "amsgrad": False, "maximize": False}
-        torch._fused_adam_(self.weights, gradients, mean, square, [], step, lr=self.beta, beta1=b1, beta2=b2, **rest)
+        torch._fused_adam_(weights, gradients, mean, square, [], step, beta1=b1, beta2=b2, **settings)
         return None
 
 

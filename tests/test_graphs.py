@@ -118,12 +118,8 @@ class Changeable(nn.Module):
         self.frozen = nn.Parameter(torch.rand(6), requires_grad=False)
         self.register_buffer("shift", torch.rand(6))
         self.scale, self.scales, self.kept, self.plain = 1.0, [1.0], {"by": 1.0}, torch.ones(6, dtype=torch.float64)
-        self.space, self.record, self.slotted, self.subclass = (
-            SimpleNamespace(by=1.0),
-            Record(),
-            Slotted(),
-            Dictionary(),
-        )
+        self.space, self.record = SimpleNamespace(by=1.0), Record()
+        self.slotted, self.subclass = Slotted(), Dictionary()
         self.array, self.partly = np.ones(1), functools.partial(float.__mul__, 1.0, 1.0)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -162,7 +158,7 @@ cast(Any, helped).by = 1.0
 AROUND, FACTOR, INNER, HELPED = SimpleNamespace(by=1.0), 1.0, 1.0, (1.0,)
 CONFIG, PACKAGE = cast(Any, ModuleType("settings")), cast(Any, ModuleType("package"))
 CONFIG.by, PACKAGE.config = 1.0, ModuleType("package.config")
-PACKAGE.config.by = 1.0
+PACKAGE.config.by, PACKAGE.config.config = 1.0, PACKAGE  # as modules that import each other
 
 
 class Weighted(nn.Module):
