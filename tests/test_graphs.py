@@ -248,23 +248,34 @@ def test_a_graph_is_never_that_of_another_setting_loss_or_shape() -> None:
     objective = mk.Objective(model, loss)
     shorter = mk.TaskBatch(*(mk.Batch(part.x[:, :4], part.y[:, :4]) for part in batch))
     turned = mk.TaskBatch(*(mk.Batch(part.x.mT.contiguous().mT, part.y) for part in batch))
+    learned = {name: torch.tensor(0.1, dtype=torch.float64, requires_grad=True) for name in objective.theta()}
     cases: list[dict[str, Any]] = [
         {"alpha": 0.1}, {"alpha": 0.2}, {"alpha": 0.1, "steps": 2}, {"alpha": 0.1, "order": 1},
         {"alpha": 0.1, "rule": momentum()}, {"alpha": 0.1, "batch": shorter}, {"alpha": 0.1, "batch": turned},
+        {"alpha": learned, "batch": mk.TaskBatch(batch.support, batch.support)},
     ]  # fmt: skip
     for weights[0] in (1.0, 3.0):
         for case in cases:
             case = {"theta": objective.theta(), "batch": batch, **case}
             found = mk.meta_gradient(objective, route="traced", **case)
             assert same(found, mk.meta_gradient(objective, **case))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert same(mk.meta_gradient(objective, route="traced", **case), mk.meta_gradient(objective, **case))
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(3 - min(threads, 2))
         assert same(mk.meta_gradient(objective, route="traced", **case), mk.meta_gradient(objective, **case))
     finally:
         torch.set_num_threads(threads)
+
+
+def test_a_graph_is_never_that_of_another_precision() -> None:
+    objective, batch = mk.Objective(mk.models.mlp(1, 1), F.mse_loss), mk.Sinusoids().batch(0, 3)
+    settings: dict[str, Any] = {"alpha": 0.01, "steps": 1, "order": 2, "rule": GRADIENT_DESCENT}
+    traced, found = graphs.Replayed(meta.unchecked, "traced"), {}
+    for half in (True, False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            found[half] = traced(objective, objective.theta(), batch, **settings)
+            assert same(found[half], meta.unchecked(objective, objective.theta(), batch, route="vmap", **settings))
+    assert not same(found[True], found[False])
 
 
 def test_no_more_than_a_few_graphs_are_kept() -> None:
