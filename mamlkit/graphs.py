@@ -69,7 +69,7 @@ class Replayed:
         sizes = alpha if isinstance(alpha, Mapping) else {"": alpha}
         inputs = [*theta.values(), *batch.support, *batch.query, *sizes.values()]
         place: dict[int, int] = {}  # of each tensor among the arguments, where one may stand twice
-        slots = [place.setdefault(id(part), len(place)) if isinstance(part, Tensor) else part for part in inputs]
+        slots = [place.setdefault(id(part), len(place)) if isinstance(part, Tensor) else (part,) for part in inputs]
         arguments = [*{id(part): part for part in inputs if isinstance(part, Tensor)}.values()]
         kind = batch.query.x.device.type
         autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)

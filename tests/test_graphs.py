@@ -267,6 +267,14 @@ def test_a_graph_is_never_that_of_another_setting_loss_or_shape() -> None:
         torch.set_num_threads(threads)
 
 
+def test_a_step_size_that_is_a_number_is_never_taken_for_a_tensor_at_its_place() -> None:
+    objective, batch = mk.Objective(nn.Linear(1, 1).double(), F.mse_loss), TASKS.batch(0, 2)
+    size = torch.tensor(0.1, dtype=torch.float64)  # the seventh tensor, after θ, support and query
+    for alpha in ({"weight": size, "bias": 6.0}, {"weight": 6.0, "bias": size}):
+        case: dict[str, Any] = {"theta": objective.theta(), "batch": batch, "alpha": alpha}
+        assert same(mk.meta_gradient(objective, route="traced", **case), mk.meta_gradient(objective, **case))
+
+
 def test_a_graph_is_never_that_of_another_precision() -> None:
     objective, batch = mk.Objective(mk.models.mlp(1, 1), F.mse_loss), mk.Sinusoids().batch(0, 3)
     settings: dict[str, Any] = {"alpha": 0.01, "steps": 1, "order": 2, "rule": GRADIENT_DESCENT}
