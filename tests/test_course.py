@@ -195,6 +195,17 @@ def no_result_is_a_raw_dictionary(notebook: NotebookNode) -> list[str]:
     ]
 
 
+def the_rows_of_a_table_have_as_many_cells(notebook: NotebookNode) -> list[str]:
+    """A bar within a formula, as of |θ|, ends a cell on the report's pages, and the table there is none: \\lvert."""
+    found = []
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            for table in re.findall(r"(?:^\|.*\n?)+", cell.source, re.MULTILINE):
+                bars = [len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()]
+                found += [f"{cell.id}: {row}" for row, n in zip(table.splitlines(), bars, strict=True) if n != bars[0]]
+    return found
+
+
 RULES: list[Rule] = [
     every_box_says_its_answer_and_what_it_rests_on,
     every_choice_is_taken_up_afterwards,
@@ -202,6 +213,7 @@ RULES: list[Rule] = [
     numbers_in_prose_are_carried_by_outputs,
     parameters_mean_what_they_mean_elsewhere,
     no_result_is_a_raw_dictionary,
+    the_rows_of_a_table_have_as_many_cells,
 ]
 
 
@@ -308,6 +320,10 @@ def _with_a_dictionary(book: NotebookNode) -> None:
     book.cells[3].outputs.append(output("stream", name="stdout", text="{'loss': 1.0}\n"))
 
 
+def _with_a_bar_in_a_table(book: NotebookNode) -> None:
+    book.cells[4].source += "\n\n| symbol | meaning |\n| --- | --- |\n| $|x|$ | size |"
+
+
 @pytest.mark.parametrize(
     ("rule", "spoil"),
     [
@@ -322,6 +338,7 @@ def _with_a_dictionary(book: NotebookNode) -> None:
         (numbers_in_prose_are_carried_by_outputs, _with_a_decimal_of_too_many_digits),
         (parameters_mean_what_they_mean_elsewhere, _with_another_meaning),
         (no_result_is_a_raw_dictionary, _with_a_dictionary),
+        (the_rows_of_a_table_have_as_many_cells, _with_a_bar_in_a_table),
     ],
     ids=_name,
 )
