@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="examine the meta-gradient of a model of yours, on tasks of yours")
     check.add_argument(
         "factory",
-        help="module:function or path.py:function; it returns (objective, tasks), or a dict for mamlkit.check",
+        help="module:function or path.py:function; it returns (objective, batch), or a dict for mamlkit.check",
     )
     check.add_argument("--alpha", type=float, help="inner step size (default: the factory's, or 0.01)")
     check.add_argument("--steps", type=int, help="inner steps (default: the factory's, or 1)")

@@ -107,9 +107,11 @@ def test_every_module_has_its_place() -> None:
 
 
 def test_the_core_stays_thin() -> None:
-    """All its modules counted, and what loads them."""
+    """All its modules counted, and what loads them; the bound is that of CONTRIBUTING.md."""
+    page = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (bound,) = re.findall(r"the core stays under ([\d,]+)\s+lines of code", page)
     code = sum(lines_of_code(path.read_text()) for room in ["__init__", "extras", *CORE] for path in files(room))
-    assert code < 1880, f"{code} lines of code"
+    assert code < int(bound.replace(",", "")), f"{code} lines of code"
 
 
 def test_no_html_is_written_in_python() -> None:

@@ -179,4 +179,5 @@ def test_a_relu_at_its_kink_is_refused() -> None:
 
 def test_the_readme_has_a_row_for_every_library() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"`data/golden.json`: {len([*golden.cases()])} cases" in readme
     assert [name for name in libraries.LIBRARIES if f"| {name} |" not in readme] == []

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import re
 import shlex
+import subprocess
+import sys
+import tomllib
 from itertools import pairwise, takewhile
 from pathlib import Path
 
@@ -78,3 +82,63 @@ def test_each_row_of_the_paper_and_ours_has_its_command_and_no_number_that_was_n
         assert f"    # {command[0]}" in section, name
         assert set(given(re.findall(r"[-\w.]+", command))) <= set(notebooks.declared(notebooks.select(["10"])[0]))
     assert [row[0] for row in rows if row[2] != "not run"] == ["sinusoid, 5 points", "sinusoid, 10 points"]
+
+
+def test_the_code_of_the_page_runs_as_it_is_printed() -> None:
+    """One block after the other, as a reader pastes them. About 10 s."""
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 3
+    code = "\n".join([*blocks, "print(sorted(next(records).validation))"])
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("tensor([")
+    assert done.stdout.endswith("\n['query', 'support']\n")
+
+
+def test_the_table_of_notebooks_has_each_by_its_title() -> None:
+    rows = re.findall(r"^\| (\d\d) (.*?) \| ", PAGE, re.MULTILINE)
+    titles = [notebooks.load(path).cells[0].source.partition("\n")[0] for path in notebooks.select([])]
+    assert [f"# {number} · {name}" for number, name in rows] == titles
+
+
+def test_the_table_of_modules_has_each_once_and_no_other() -> None:
+    section = PAGE.split("\n| module | holds |\n")[1].split("\n\n")[0]
+    named = [
+        name for cell in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE) for name in re.findall(r"`(.*?)`", cell)
+    ]
+    package = ROOT / "mamlkit"
+    there = [path.name for path in package.glob("*.py") if not path.name.startswith("__")]
+    there += [f"{path.parent.name}/" for path in package.glob("*/__init__.py")]
+    assert sorted(named) == sorted(there)
+
+
+def test_the_extras_of_the_page_are_those_of_the_package() -> None:
+    sentence = PAGE.split("Each wing has an extra:")[1].split("is all of them")[0]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    known = project["optional-dependencies"].keys() - {"test", "mutants", "data"}  # of those who change the kit
+    assert set(re.findall(r"`(\w+)`", sentence)) == known
+
+
+def test_each_file_and_target_that_a_command_of_the_page_names_is_there() -> None:
+    targets = re.findall(r"(?:^    |`)make (\w+)", PAGE, re.MULTILINE)
+    known = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {"study", "test", "lab", "bench", "pretend"} <= set(targets) <= set(known)
+    files = set(re.findall(r"(?<![\w/.*=])(?:[a-z_]+/)+\w+\.(?:py|yml|ipynb|json|png)\b", PAGE))
+    assert len(files) > 8
+    assert [name for name in files if not (name.startswith("runs/") or (ROOT / name).exists())] == []
+
+
+def test_what_one_step_removes_is_that_of_the_shipped_sweep() -> None:
+    with (ROOT / "notebooks" / "sweeps" / "claims" / "tables" / "records.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["notebook"] == "06_the_meta_update"]
+    shares = [float(row["value"]) for row in rows if row["name"] == "share of the error that one step removes"]
+    curve = {
+        row["index"]: float(row["value"])
+        for row in rows
+        if row["seed"] == "0" and row["name"] == "test mse, MAML start, after k steps"
+    }
+    before, after = curve["0.0"], curve["1.0"]
+    assert len(shares) == 10
+    page = " ".join(PAGE.split())
+    assert f"from {before:.2f} to {after:.2f} at seed 0" in page
+    assert f"removes {100 * min(shares):.0f} to {100 * max(shares):.0f}% of it over the ten seeds" in page

@@ -442,3 +442,11 @@ def test_an_outer_gradient_of_another_structure_is_refused(change: Callable[[Any
             )
         )
     assert torch.equal(flat(objective.theta()), flat(before))
+
+
+def test_the_readme_names_each_variant_that_is_written_out_here() -> None:
+    page = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    sentence = page.split("`tests/test_variants.py` writes out eight: ")[1].split(".\n")[0]
+    assert len(VARIANTS) == 8
+    words = " ".join(sentence.split())
+    assert [name for name in VARIANTS if name.removesuffix(" inside") not in words] == []
