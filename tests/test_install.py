@@ -133,6 +133,7 @@ def test_a_wing_without_its_extra_says_what_to_install(core: Path, tmp_path: Pat
         ("grade x.ipynb", "study"),
         ("rerun x.yml", "sweeps"),
         ("report x", "sweeps"),
+        ("train x.yml", "sweeps"),
     ],
 )
 def test_a_command_without_its_extra_says_what_to_install(
