@@ -344,7 +344,7 @@ SPECIFIC: dict[str, list[Wrong]] = {
             "detached",
             10,
             "it is zero",
-            {"name: w - ALPHA * g[name] for": "name: (w - ALPHA * g[name]).detach().requires_grad_() for"},
+            {"name: w - ALPHA * slopes[name] for": "name: (w - ALPHA * slopes[name]).detach().requires_grad_() for"},
         ),
         Wrong(
             "judged on support",

@@ -419,7 +419,7 @@ def test_the_museums_right_run_passes_the_check(name: str) -> None:
 @pytest.mark.parametrize("name", museum.CATALOGUE)
 def test_the_exhibit_is_caught_for_what_it_is(name: str) -> None:
     with pytest.raises(AssertionError, match=museum.CATALOGUE[name].finding):
-        assert not (found := museum.found(name)), found
+        assert not (words := museum.words(name)), words
 
 
 @pytest.mark.parametrize("name", museum.CATALOGUE)

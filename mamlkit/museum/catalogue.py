@@ -78,7 +78,7 @@ def lines(name: str) -> tuple[str, str]:
     return right, wrong
 
 
-def found(name: str) -> str:
+def words(name: str) -> str:
     """What the check of an exhibit says of it, once it is planted."""
     return CATALOGUE[name].check(plant(name))
 
@@ -247,8 +247,8 @@ CATALOGUE: dict[str, Exhibit] = {
     "parameters detached": Exhibit(
         "gradient",
         plain,
-        "theta_prime = {name: w - ALPHA * g[name] for name, w in theta_prime.items()}",
-        "theta_prime = {name: (w - ALPHA * g[name]).detach().requires_grad_() for name, w in theta_prime.items()}",
+        "theta_prime = {name: w - ALPHA * slopes[name] for name, w in theta_prime.items()}",
+        "theta_prime = {name: (w - ALPHA * slopes[name]).detach().requires_grad_() for name, w in theta_prime.items()}",
         "higher #63, #102, #128, #129",
         the_gradient,
         "the gradient: it is zero: the graph to θ is cut",
@@ -256,8 +256,8 @@ CATALOGUE: dict[str, Exhibit] = {
     "graph of the first step only": Exhibit(
         "gradient",
         plain,
-        "g = slope(theta_prime, support)",
-        "g = slope(theta_prime, support, create_graph=theta_prime is theta)",
+        "slopes = slope(theta_prime, support)",
+        "slopes = slope(theta_prime, support, create_graph=theta_prime is theta)",
         "public code",
         the_gradient,
         "the gradient: it is off by .* neither first order",
@@ -266,8 +266,8 @@ CATALOGUE: dict[str, Exhibit] = {
     "slopes of the start at every step": Exhibit(
         "gradient",
         plain,
-        "g = slope(theta_prime, support)",
-        "g = slope(theta, support)",
+        "slopes = slope(theta_prime, support)",
+        "slopes = slope(theta, support)",
         "public code",
         the_gradient,
         "the gradient: it is off by .* look at the inner step",
@@ -499,8 +499,8 @@ CATALOGUE: dict[str, Exhibit] = {
     "second name left behind": Exhibit(
         "nets",
         parts,
-        "value = F.mse_loss(functional_call(net, theta, (x,)), y)",
-        "value = F.mse_loss(functional_call(net, theta, (x,), tie_weights=False), y)",
+        "loss = F.mse_loss(functional_call(net, theta, (x,)), y)",
+        "loss = F.mse_loss(functional_call(net, theta, (x,), tie_weights=False), y)",
         "this kit",
         ThePart("Tied", "by_loop"),
         "the gradient: it is off by",

@@ -173,9 +173,9 @@ def by_loop(net: Net, theta: Theta, tasks: tuple[Tensor, ...]) -> Theta:
     theta = {name: w.detach().requires_grad_() for name, w in theta.items()}
     total = torch.zeros((), dtype=torch.float64)
     for x, y, query_x, query_y in zip(*tasks, strict=True):
-        value = F.mse_loss(functional_call(net, theta, (x,)), y)
-        slopes = torch.autograd.grad(value, list(theta.values()), create_graph=True, materialize_grads=True)
-        theta_prime = {name: w - ALPHA * g for (name, w), g in zip(theta.items(), slopes, strict=True)}
+        loss = F.mse_loss(functional_call(net, theta, (x,)), y)
+        slopes = torch.autograd.grad(loss, list(theta.values()), create_graph=True, materialize_grads=True)
+        theta_prime = {name: w - ALPHA * slope for (name, w), slope in zip(theta.items(), slopes, strict=True)}
         total = total + F.mse_loss(functional_call(net, theta_prime, (query_x,)), query_y) / len(tasks[0])
     found = torch.autograd.grad(total, list(theta.values()), materialize_grads=True)
     return dict(zip(theta, found, strict=True))
@@ -194,15 +194,15 @@ def after(net: Net, theta: Theta, x: Tensor, y: Tensor, query_x: Tensor, query_y
 def by_vmap(net: Net, theta: Theta, tasks: tuple[Tensor, ...]) -> Theta:
     """∇F as PyTorch's own examples have it: `vmap` over tasks of a loss with `grad` inside, and `grad` around."""
     each = vmap(partial(after, net), in_dims=(None, 0, 0, 0, 0))
-    found: Theta = grad(lambda theta: each(theta, *tasks).mean())(theta)
-    return found
+    gradient: Theta = grad(lambda theta: each(theta, *tasks).mean())(theta)
+    return gradient
 
 
 def by_grad(net: Net, theta: Theta, tasks: tuple[Tensor, ...]) -> Theta:
     """The same without `vmap`: `grad` within `grad`, task after task."""
     every = list(zip(*tasks, strict=True))
-    found: Theta = grad(lambda theta: torch.stack([after(net, theta, *task) for task in every]).mean())(theta)
-    return found
+    gradient: Theta = grad(lambda theta: torch.stack([after(net, theta, *task) for task in every]).mean())(theta)
+    return gradient
 
 
 def implicit(hessian: Tensor, g: Tensor, strength: float = 2.0, steps: int = 10) -> Tensor:

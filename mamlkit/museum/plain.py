@@ -73,8 +73,8 @@ def adapt(theta: Theta, support: Points, steps: int = STEPS) -> Theta:
     """θ' = θ − α ∇L(θ; D), `steps` times."""
     theta_prime = theta
     for _ in range(steps):
-        g = slope(theta_prime, support)
-        theta_prime = {name: w - ALPHA * g[name] for name, w in theta_prime.items()}
+        slopes = slope(theta_prime, support)
+        theta_prime = {name: w - ALPHA * slopes[name] for name, w in theta_prime.items()}
     return theta_prime
 
 
