@@ -84,8 +84,6 @@ def check(
     A model that cannot be computed in float64 is examined in its own type, with wider tolerances. Raises ValueError on
     bad settings and on tasks that `meta_gradient` would refuse.
     """
-    if not isinstance(batch, TaskBatch):
-        raise ValueError(f"batch is {type(batch).__name__}; it must be tasks that were drawn, `tasks.batch(0, 4)` say")
     checks.settings(objective, objective.theta(), alpha, steps, 2)
     checks.tasks(batch)
     try:
@@ -113,7 +111,7 @@ def _in_double(objective: Objective, batch: TaskBatch) -> tuple[Objective, TaskB
 def made(target: str) -> dict[str, Any]:
     """The arguments of `check` that a factory returns, named "module:function" or "path.py:function".
 
-    It returns them as a dict, or as a pair (objective, batch). Raises ValueError for a name that leads to none.
+    It returns them as a dict, or as a pair (objective, tasks). Raises ValueError for a name that leads to none.
     """
     where, _, name = target.partition(":")
     path = Path(where)
@@ -133,7 +131,7 @@ def made(target: str) -> dict[str, Any]:
     ):
         raise ValueError(
             f"{target} returned {list(found) if isinstance(found, dict) else type(found).__name__}; it should return "
-            "(objective, batch), or a dict of the arguments of mamlkit.check"
+            "(objective, tasks), or a dict of the arguments of mamlkit.check"
         )
     return found
 
