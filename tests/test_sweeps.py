@@ -74,7 +74,7 @@ def test_notebook_13_reads_a_sweep_of_ones_own_as_far_as_it_goes(tmp_path: Path)
     assert "4 runs of 1 notebooks; 2 ended well" in said
     assert f"3 of 4: {early['claims'][3]['claim']} (06_the_meta_update)" in said
     assert f"2 of 3: {late['claims'][-1]['claim']} (06_the_meta_update)" in said
-    assert "06: error after one step: 1 of 4 runs have no such number" in said
+    assert "06: error after one step: 1 of 4 runs without this number left out" in said
     assert "has no two runs of 08" in said
     records = {record["name"]: record["value"] for record in result.records}
     ours = [sidecar["records"] for sidecar in sidecars if sidecar is not early]
