@@ -5,7 +5,7 @@ Titles are the caller's: they state what was found there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -33,7 +33,8 @@ def claims_by_seed(held: Mapping[str, Mapping[int, int]], total: Mapping[str, in
             ax.text(column, row, text, ha="center", va="center", fontweight=weight, fontsize=8)
     ax.set_xticks(range(len(seeds)), [str(seed) for seed in seeds])
     rows(ax, held)
-    ax.set(xlabel="seed (numbers: claims that held; dark: not all of them)", xlim=(-0.6, len(seeds) - 0.4))
+    ax.set_xlabel("seed (numbers: claims that held; dark: the others failed or were not reached)")
+    ax.set_xlim(-0.6, len(seeds) - 0.4)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     return figure
@@ -109,12 +110,17 @@ def paired_seeds(
 
 
 def effects(
-    panels: Mapping[str, Mapping[str, Sequence[float]]], intervals: Mapping[str, Interval], *, title: str
+    panels: Mapping[str, Mapping[str, Mapping[int, float]]],
+    intervals: Mapping[str, Interval],
+    *,
+    shown: int,
+    title: str,
 ) -> Figure:
     """Effects with their 95% intervals over seeds, one panel a unit; grey dots are the single seeds.
 
-    panels     unit to {effect: its value on each seed}
+    panels     unit to {effect: {seed: its value}}
     intervals  effect to its interval over seeds
+    shown      the seed that is marked by a ring, where an effect has it
     """
     counts = [len(found) for found in panels.values()]
     height = 0.75 * len(panels) + 0.235 * sum(counts)
@@ -123,11 +129,13 @@ def effects(
         rows(ax, found)
         for row, (name, values) in enumerate(found.items()):
             interval = intervals[name]
-            ax.plot(values, [row] * len(values), **THETA.dots, markersize=2.5, alpha=0.6, zorder=1)
+            ax.plot(list(values.values()), [row] * len(values), **THETA.dots, markersize=2.5, alpha=0.6, zorder=1)
+            if shown in values:
+                ax.plot(values[shown], row, "o", markersize=6, fillstyle="none", color=TRUTH.color, zorder=4)
             _interval(ax, row, interval, QUERY if interval.low <= 0 <= interval.high else MAML)
             label(ax, f"{interval.mean:.3g}, m = {interval.n}", 1, row, xycoords=ax.get_yaxis_transform(), **NOTE)
         ax.axvline(0, **LEVEL)
-        ax.set_xlabel(f"{unit} (grey dot: a seed; diamond and bar: mean, 95% interval)")
+        ax.set_xlabel(f"{unit} (grey dot: a seed; ring: seed {shown}; diamond and bar: mean, 95% interval)")
     return figure
 
 
@@ -147,7 +155,8 @@ def numbers_needed(
         ax.plot(*point, **TRUTH.dots, markersize=7, markeredgewidth=2)
         pointer = {"arrowstyle": "-", "linewidth": 0.6, "color": TRUTH.color, "shrinkB": 5}
         ax.annotate(text, point, corner, textcoords="axes fraction", va="center", arrowprops=pointer, **NOTE)
-    ax.set(xscale="log", yscale="log", xlabel=f"difference to be found ({unit})", ylabel="needed in each arm")
+    ax.set(xscale="log", yscale="log", xlabel=f"difference to be found ({unit})")
+    ax.set_ylabel("tasks an arm, or pairs")
     grid = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
     ticks(ax.xaxis, (tick for tick in grid if min(differences) <= tick <= max(differences)))
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
