@@ -5,6 +5,7 @@ and those that take longest start first, so that the workers finish together.
 """
 
 import os
+import signal
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +17,9 @@ from nbval.plugin import IPyNbCell, IPyNbFile
 from xdist.scheduler import LoadScopeScheduling
 
 IPyNbCell.compare_outputs = compare
+
+# A shell makes what it starts in the background deaf to Ctrl-C, and the commands that tests interrupt would inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What each kernel of the notebook tests runs first: a figure whose text is hard to read is then refused.
 STARTUP = (
