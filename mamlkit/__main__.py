@@ -116,7 +116,7 @@ def _check(options: argparse.Namespace) -> int:
     given = {name: value for name in ("alpha", "steps") if (value := getattr(options, name)) is not None}
     try:
         found = {"alpha": 0.01} | made(options.factory) | given
-        if not isinstance(drawn := found.get("batch"), TaskBatch):
+        if not isinstance(drawn := found["batch"], TaskBatch):
             kind = type(drawn).__name__
             raise ValueError(f"batch is {kind}; it must be tasks that were drawn, `tasks.batch(0, 4)` say")
         report = check(**found)

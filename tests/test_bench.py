@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import re
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -176,3 +177,24 @@ def test_the_tables_name_who_was_left_out_and_go_into_the_page(tmp_path: Path) -
     assert once.endswith(after)
     bench_report.write(results(measured, case("tasks", [row("JAX", [1e-3] * 3)])), tmp_path / "bench.json")
     assert {path.suffix for path in tmp_path.iterdir()} == {".md", ".png"}
+
+
+def test_what_the_page_says_of_what_is_missed_is_in_its_tables() -> None:
+    before, tables = bench_report.README.read_text(encoding="utf-8").split(bench_report.MARK)
+    said = before.split("What is missed, and what stops it:")[1]
+
+    def first(title: str, contender: str) -> float:
+        table = tables.split(f"| {title}")[1].split("\n\n")[0]
+        return float(re.search(rf"^\| {contender} \| ([\d.]+) ms", table, re.MULTILINE)[1])  # type: ignore[index]
+
+    call, scanned = first("sinusoid, 25 tasks, 10 + 10 points", "JAX"), first("a whole training, an iteration", "JAX")
+    assert f"takes {call / scanned:.1f} times an iteration of its `lax.scan`" in " ".join(said.split())
+    ours = [
+        first("Conv4, 64 filters", name)
+        for name in ("mamlkit compiled", "torch.func", "higher", "TorchOpt", "learn2learn")
+    ]
+    assert min(ours) > 0.9 * ours[0]  # none on PyTorch is much below ours
+    missed = re.findall(r"^\| (.*?) \|.*\*\*missed\*\*", tables, re.MULTILINE)
+    topics = {"**A whole training": "whole training", "**higher": "of higher", "**Conv4": "Conv4", "**Traced": "traced"}
+    assert all(bullet in said for bullet in topics)
+    assert {next(topic for topic in topics.values() if topic in row) for row in missed} == {*topics.values()}

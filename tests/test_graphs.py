@@ -292,18 +292,18 @@ def test_under_autocast_products_are_bfloat16_and_the_inner_state_float32(route:
     seen: list[tuple[torch.dtype, ...]] = []
 
     def noting(theta: Any, gradient: Any, alpha: Any, state: Any) -> Any:
-        theta = {name: theta[name] - alpha[name] * gradient[name] for name in theta}
-        seen.append(tuple(tensor.dtype for part in (gradient, theta, state) for tensor in part.values()))
-        return theta, state
+        found = GRADIENT_DESCENT.step(theta, gradient, alpha, state)
+        seen.append(tuple(tensor.dtype for part in (gradient, found[0]) for tensor in part.values()))
+        return found
 
-    rule = mk.InnerRule(lambda theta: {name: torch.zeros_like(weight) for name, weight in theta.items()}, noting)
+    rule = mk.InnerRule(GRADIENT_DESCENT.init, noting)
     solve = functools.partial(mk.meta_gradient, objective, objective.theta(), batch, alpha=0.01, steps=5, rule=rule)
     whole = solve(route="vmap")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = solve(route=route)
     assert {dtype for dtypes in seen for dtype in dtypes} == {torch.float32}
     assert {part.dtype for part in half.grad.values()} == {torch.float32}
-    assert 1e-3 < relative_error(flat(half.grad), flat(whole.grad)) < 0.04  # 0.019 to 0.022
+    assert 0.01 < relative_error(flat(half.grad), flat(whole.grad)) < 0.03  # 0.019 to 0.022
 
 
 def test_no_more_than_a_few_graphs_are_kept() -> None:

@@ -378,6 +378,15 @@ def test_the_kernel_gets_its_environment_and_tells_its_peak_memory(tmp_path: Pat
     assert held < result.peak_bytes < 5 * held
 
 
+@pytest.mark.skipif(os.name != "posix", reason="of POSIX's signals")
+def test_tests_that_a_shell_runs_in_the_background_can_be_interrupted_all_the_same() -> None:
+    deaf = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); import conftest; signal.raise_signal(2)"
+    done = subprocess.run(
+        [sys.executable, "-c", deaf], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    assert "KeyboardInterrupt" in done.stderr
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_an_interrupted_run_leaves_the_finished_results_whole(tmp_path: Path) -> None:
     home = tmp_path / "books"
