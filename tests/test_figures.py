@@ -126,9 +126,9 @@ def test_a_learning_curve_without_iterations_says_so() -> None:
 
 
 def test_the_shown_seed_has_a_ring_at_its_own_value_where_an_effect_has_it() -> None:
-    panels = {"share": {"one": {3: 0.1, 0: 0.7, 5: 0.4}, "another": {3: 0.2, 5: 0.9}}}
+    panels = {"share": {"one": {0: 0.1, 3: 0.7, 5: 0.4}, "another": {0: 0.2, 5: 0.9}}}
     intervals = {name: mk.t_interval(values.values()) for name, values in panels["share"].items()}
-    (ax,) = figures.effects(panels, intervals, shown=0, title="").axes
+    (ax,) = figures.effects(panels, intervals, shown=3, title="").axes
     rings = [line.get_xydata().tolist() for line in ax.lines if line.get_fillstyle() == "none"]
     assert rings == [[[0.7, 0.0]]]
-    assert "ring: seed 0" in ax.get_xlabel()
+    assert "ring: seed 3" in ax.get_xlabel()
