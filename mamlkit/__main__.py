@@ -111,15 +111,10 @@ def _train(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     from mamlkit.check import check, made
-    from mamlkit.tasks import TaskBatch
 
     given = {name: value for name in ("alpha", "steps") if (value := getattr(options, name)) is not None}
     try:
-        found = {"alpha": 0.01} | made(options.factory) | given
-        if not isinstance(drawn := found["batch"], TaskBatch):
-            kind = type(drawn).__name__
-            raise ValueError(f"batch is {kind}; it must be tasks that were drawn, `tasks.batch(0, 4)` say")
-        report = check(**found)
+        report = check(**({"alpha": 0.01} | made(options.factory) | given))
     except ValueError as error:
         raise RefusedError(str(error)) from error
     print(report)

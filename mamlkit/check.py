@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from mamlkit import checks, pure, watch
 from mamlkit.inner import Alpha, step_sizes
@@ -111,7 +113,7 @@ def _in_double(objective: Objective, batch: TaskBatch) -> tuple[Objective, TaskB
 def made(target: str) -> dict[str, Any]:
     """The arguments of `check` that a factory returns, named "module:function" or "path.py:function".
 
-    It returns them as a dict, or as a pair (objective, tasks). Raises ValueError for a name that leads to none.
+    It returns them as a dict, or as a pair (objective, batch). Raises ValueError for a name that leads to none.
     """
     where, _, name = target.partition(":")
     path = Path(where)
@@ -131,9 +133,29 @@ def made(target: str) -> dict[str, Any]:
     ):
         raise ValueError(
             f"{target} returned {list(found) if isinstance(found, dict) else type(found).__name__}; it should return "
-            "(objective, tasks), or a dict of the arguments of mamlkit.check"
+            "(objective, batch), or a dict of the arguments of mamlkit.check"
         )
     return found
+
+
+_CUTTING = {
+    *(Tensor.detach, Tensor.detach_, torch.detach, Tensor.data.__get__, Tensor.__array__, Tensor.numpy),  # type: ignore[attr-defined]
+    *(Tensor.item, Tensor.tolist, Tensor.__float__, Tensor.__int__, Tensor.__bool__),
+}
+
+
+class _Cuts(TorchFunctionMode):
+    """Notes whether a pass takes a part of what it computes for a constant, so that its derivative leaves that out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found |= func in _CUTTING or not torch.is_grad_enabled()
+        if func in (F.embedding, torch.embedding):  # a padding row, or gradients by frequency
+            self.found |= any(part is not None and part is not False for part in (*args[2:], *(kwargs or {}).values()))
+        return func(*args, **(kwargs or {}))
 
 
 class _Examination:
@@ -238,7 +260,7 @@ class _Examination:
             return _dot(self.slope(theta, *support, support.x), direction)
 
         leaves = {name: weight.detach().requires_grad_() for name, weight in self.theta.items()}
-        with torch.enable_grad(), _holding(self.model, leaves), watch.Cuts() as cuts:
+        with torch.enable_grad(), _holding(self.model, leaves), _Cuts() as cuts:
             loss = self.objective.loss(self.model(support.x.clone()), support.y.clone())
         written = ", ".join(sorted(watch.written_by_hand(loss)))
         self.cuts = cuts.found and not written  # who writes a backward pass may detach in it

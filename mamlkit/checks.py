@@ -24,7 +24,8 @@ def settings(objective: Objective, theta: Params, alpha: Any, steps: int, order:
         raise ValueError(f"steps is {steps!r}; it must be a whole number of 0 or more")
     if order not in (1, 2):
         raise ValueError(f"order is {order!r}; it must be 1 (first-order MAML) or 2 (MAML)")
-    wanted = {name: p.shape for name, p in objective.model.named_parameters() if p.requires_grad}
+    trained = [(name, p) for name, p in objective.model.named_parameters() if p.requires_grad]
+    wanted = {name: p.shape for name, p in trained}
     found = {name: p.shape for name, p in theta.items()}
     if found != wanted:
         differing = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
@@ -32,6 +33,11 @@ def settings(objective: Objective, theta: Params, alpha: Any, steps: int, order:
             f"theta does not fit the model at {', '.join(differing)}: "
             f"found {[_shape(found.get(name)) for name in differing]}, "
             f"wanted {[_shape(wanted.get(name)) for name in differing]}. Start from objective.theta()"
+        )
+    if hooked := [name for name, p in trained if p._backward_hooks or p._post_accumulate_grad_hooks]:
+        raise ValueError(
+            f"{', '.join(hooked)} have a hook on their gradient, which would not run: θ stands in their place. Remove "
+            "it (`handle.remove()`), and do what it does in an inner rule, or in a function that is `outer` of mk.train"
         )
     _step_sizes(alpha, wanted, steps)
     if torch.is_inference_mode_enabled():
@@ -138,8 +144,8 @@ def _same_under_vmap(
         first, last = (torch.cat([part[place].flatten() for part in found]) for place in (0, -1))
         if not (close(one, first, scale, 0.3) and close(one, last, scale, 0.3)):
             raise ValueError(
-                f"PyTorch's vmap computes another {what} of {model} than its plain operations do, so its rule for one "
-                f"of them is wrong: use {ALONE}"
+                f"PyTorch's vmap computes another {what} of {model} than its plain operations do: its rule for one of "
+                f"them is wrong, or a hook that the forward pass sets is lost there. Use {ALONE}"
             )
 
 
@@ -245,6 +251,12 @@ def examples(part: Batch, name: str, dims: int = 1) -> None:
 
 def tasks(batch: TaskBatch) -> None:
     """Refuse tasks whose support or query cannot be used, or that are not as many in the one as in the other."""
+    if not isinstance(batch, TaskBatch) or not all(isinstance(part, Batch) for part in batch):
+        held = f" of {', '.join(type(part).__name__ for part in batch)}" if isinstance(batch, tuple) else ""
+        raise ValueError(
+            f"the tasks are {type(batch).__name__}{held}; they must be drawn, as by `tasks.batch(0, 4)`, or be a "
+            "mk.TaskBatch(mk.Batch(x, y), mk.Batch(x, y)) of support and query"
+        )
     examples(batch.support, "support", dims=2)
     examples(batch.query, "query", dims=2)
     if len(batch.support.x) != len(batch.query.x):

@@ -136,6 +136,7 @@ def recorded(function: Callable[..., Any], arguments: Sequence[Tensor]) -> Graph
 
     traced = make_fx(flat)(*arguments)
     nodes = traced.graph.nodes
+    _leave_out_idle_views(traced.graph)
     traced.graph.eliminate_dead_code()
     last = [node for node in nodes if node.op == "placeholder"][-1]
     held: dict[int, Any] = {}
@@ -144,11 +145,27 @@ def recorded(function: Callable[..., Any], arguments: Sequence[Tensor]) -> Graph
         if id(tensor) not in held:
             with traced.graph.inserting_after(last):
                 last = traced.graph.placeholder(f"held_{len(held)}")
+            last.meta = node.meta  # its shape and type, for the compiler
             held[id(tensor)] = tensor, last
         node.replace_all_uses_with(held[id(tensor)][1])
         traced.graph.erase_node(node)
     traced.recompile()
     return Graph(traced, [tensor for tensor, _ in held.values()], structure[0])
+
+
+def _leave_out_idle_views(graph: Any) -> None:
+    """Take out the views that show what they are given, of which autograd and vmap leave one for every other operation.
+
+    Results stay views, so that none is an argument itself.
+    """
+    aten = torch.ops.aten
+    views = aten.detach.default, aten.view.default, aten._unsafe_view.default, aten.expand.default
+    for node in graph.nodes:
+        if node.target in views and not any(user.op == "output" for user in node.users):
+            shown, given = (part.meta["val"].shape for part in (node, node.args[0]))
+            if shown == given:
+                node.replace_all_uses_with(node.args[0])
+                graph.erase_node(node)
 
 
 def compiled(graph: Graph, arguments: Sequence[Tensor], *, progress: bool = False) -> Graph:
@@ -157,14 +174,15 @@ def compiled(graph: Graph, arguments: Sequence[Tensor], *, progress: bool = Fals
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore", DeprecationWarning)  # of PyTorch about itself, as it loads
-            from torch._inductor import standalone_compile  # takes a second
+            from torch._inductor import config, standalone_compile  # takes a second
             from torch._inductor.runtime.cache_dir_utils import cache_dir
 
             notes = Path(cache_dir(), f"mamlkit-{len(graph.run.graph.nodes)}-operations")  # seconds that they took
             last = f", {notes.read_text()} s last time" if notes.exists() else ""
             with tqdm(total=1, desc=f"compiling{last}", unit="graph", disable=not progress) as bar:
                 began = time.perf_counter()
-                run = standalone_compile(graph.run, given, dynamic_shapes="from_example_inputs")
+                with config.patch(cpp_wrapper=all(tensor.device.type == "cpu" for tensor in given)):
+                    run = standalone_compile(graph.run, given, dynamic_shapes="from_example_inputs")
                 bar.update()
         with suppress(OSError):
             files.write(notes, f"{time.perf_counter() - began:.0f}", synced=False)

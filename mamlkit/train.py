@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +22,9 @@ from mamlkit.cost import memory_warning
 from mamlkit.curves import Curve, follow
 from mamlkit.graphs import REPLAYS, Replayed
 from mamlkit.inner import GRADIENT_DESCENT, Alpha, InnerLoop, InnerRule, step_sizes
-from mamlkit.meta import KNOWN, MetaGradient, OuterGradient, in_chunks, unchecked
+from mamlkit.meta import KNOWN, OuterGradient, in_chunks, unchecked
 from mamlkit.objective import Objective
+from mamlkit.pure import Params
 from mamlkit.tasks import TaskBatch, TaskDistribution, batches
 
 
@@ -106,13 +109,18 @@ def train(
     first, past = run.resume(theta, learned, optimizer)
     own = outer is unchecked  # what another does in Python, a graph would leave out, and what it takes is not known
     how = (repaid(iterations) if own else "vmap") if route == "auto" else route
-    if how in REPLAYS:
-        outer = Replayed(outer, how, lenient=route == "auto", progress=progress)
-    outer, began = in_chunks(outer, chunk), time.perf_counter() - past
+    inner = {"alpha": alpha, "steps": steps, "order": order, "route": how, "rule": rule}
+
+    def replayed(gradient: Callable[..., Any]) -> Callable[..., Any]:
+        return Replayed(gradient, how, lenient=route == "auto", progress=progress) if how in REPLAYS else gradient
+
+    # A graph takes the records' sums in, but for those over several chunks.
+    whole = replayed(partial(_summed, outer)) if chunk is None else partial(_summed, in_chunks(replayed(outer), chunk))
+    began = time.perf_counter() - past
 
     def examined(batch: TaskBatch) -> Mapping[str, Curve]:
-        inner = InnerLoop(step_sizes(alpha, theta, steps), 1, rule)
-        return follow(objective, theta, batch, inner, how, ("support", "query"))
+        first_order = InnerLoop(step_sizes(alpha, theta, steps), 1, rule)
+        return follow(objective, theta, batch, first_order, how, ("support", "query"))
 
     with tqdm(
         total=iterations, initial=first, desc="meta-training", delay=2, mininterval=1, disable=not progress
@@ -122,14 +130,10 @@ def train(
             if iteration == first:
                 checks.tasks(batch)
                 checks.observed(objective, theta, batch.task(0).support, order, how)
-                inner = {"alpha": alpha, "steps": steps, "order": order, "route": how, "rule": rule}
                 if own and (much := memory_warning(objective, theta, batch, chunk, **inner)):
                     warnings.warn(much, stacklevel=2)
-            result = outer(objective, theta, batch, alpha=alpha, steps=steps, order=order, route=how, rule=rule)
-            if iteration == first:
-                checks.same_structure(result.grad, theta, "the outer gradient by θ")
-                checks.same_structure(result.grad_alpha, learned, "the outer gradient by alpha")
-            before, after, norm = _summary(result)
+            result, sums = whole(objective, theta, batch, **inner)
+            before, after, norm = sums.tolist()
             if not (math.isfinite(after) and math.isfinite(norm)):
                 raise FloatingPointError(
                     f"iteration {iteration}: the meta-loss is {after} and the meta-gradient's norm {norm}; "
@@ -183,9 +187,12 @@ class Adam(torch.optim.Adam):
         return None
 
 
-def _summary(result: MetaGradient) -> tuple[float, float, float]:
-    """Mean query loss before and after adaptation, and the norm of the meta-gradient, fetched at once."""
-    means = result.loss_before.mean(), result.loss.mean()
-    each = *torch._foreach_norm([*result.grad.values()]), *map(torch.linalg.vector_norm, result.grad_alpha.values())
-    before, after, *norms = torch.stack([part.to(means[0].device) for part in (*means, *each)]).tolist()
-    return before, after, math.hypot(*norms)
+def _summed(outer: OuterGradient, objective: Objective, theta: Params, batch: TaskBatch, **inner: Any) -> Any:
+    """An outer gradient, and [mean loss before, mean loss after, its norm] in one tensor, to be fetched at once."""
+    result = outer(objective, theta, batch, **inner)
+    checks.same_structure(result.grad, theta, "the outer gradient by θ")
+    checks.same_structure(result.grad_alpha, checks.learned(inner["alpha"]), "the outer gradient by alpha")
+    before, after = result.loss_before.mean(), result.loss.mean()
+    parts = (*result.grad.values(), *result.grad_alpha.values())
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(part).to(after) for part in parts]))
+    return result, torch.stack([before, after, norm])

@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -46,26 +44,6 @@ class Watch(TorchDispatchMode):
                     f"{self.model} writes into {self.held[_storage(part)]} ({func}), which is the same for all tasks; "
                     "compute a new tensor instead, or make it a buffer, of which each pass has a copy"
                 )
-        return func(*args, **(kwargs or {}))
-
-
-_CUTTING = {
-    *(Tensor.detach, Tensor.detach_, torch.detach, Tensor.data.__get__, Tensor.__array__, Tensor.numpy),  # type: ignore[attr-defined]
-    *(Tensor.item, Tensor.tolist, Tensor.__float__, Tensor.__int__, Tensor.__bool__),
-}
-
-
-class Cuts(TorchFunctionMode):
-    """Notes whether a pass takes a part of what it computes for a constant, so that its derivative leaves that out."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found = False
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.found |= func in _CUTTING or not torch.is_grad_enabled()
-        if func in (F.embedding, torch.embedding):  # a padding row, or gradients by frequency
-            self.found |= any(part is not None and part is not False for part in (*args[2:], *(kwargs or {}).values()))
         return func(*args, **(kwargs or {}))
 
 

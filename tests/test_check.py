@@ -359,7 +359,7 @@ def undrawn():
         (["mine:right", "--alpha", "0.1", "--steps", "2"], 0, "✓ meta-gradient, second order"),
         (["mine.py:summed"], 1, "✗ the loss: it is a sum"),
         (["mine.py:nothing"], 2, "returned int; it should return"),
-        (["mine.py:undrawn"], 2, "batch is Sinusoids; it must be tasks that were drawn"),
+        (["mine.py:undrawn"], 2, "the tasks are Sinusoids; they must be drawn"),
         (["mine.py:absent"], 2, "names no function"),
         (["absent.py:right"], 2, "names no function"),
         (["mine.py"], 2, "names no function"),

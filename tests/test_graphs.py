@@ -460,6 +460,21 @@ def test_a_graph_that_computes_other_numbers_is_refused(monkeypatch: pytest.Monk
     assert torch.equal(trained("auto")[0], plain)
 
 
+def test_views_of_what_is_there_already_are_left_out_of_a_graph_and_results_are_no_arguments() -> None:
+    def views(x: Tensor) -> list[Tensor]:
+        same = x.detach().view(2, 3).expand(2, 3)
+        return [(same + 1).view(2, 3).sum(), same.view(6) * 2, same.view(3, 2), same.detach()]
+
+    x = torch.arange(6.0).view(2, 3)
+    graph = graphs.recorded(views, [x])
+    names = [str(node.target) for node in graph.run.graph.nodes if node.op == "call_function"]
+    assert names.count("aten.view.default") == 2  # in another shape
+    assert "aten.expand.default" not in names
+    found = graph([x])
+    assert all(map(torch.equal, found, views(x)))
+    assert found[-1] is not x
+
+
 def test_without_a_compiler_the_graph_runs_as_it_is_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*args: Any, **settings: Any) -> Any:
         raise RuntimeError("No working C++ compiler found")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytest
 import torch
@@ -173,17 +173,61 @@ def test_meta_gradient_works_where_gradients_are_switched_off() -> None:
 def test_bad_tasks_are_refused(route: str) -> None:
     objective, theta, batch = sinusoid_problem()
     support, query = batch
-    cases = [
+    cases: list[tuple[Any, str]] = [
         (mk.TaskBatch(mk.Batch(support.x[:0], support.y[:0]), query), "support is empty"),
         (mk.TaskBatch(support, mk.Batch(query.x[:, :0], query.y[:, :0])), "query is empty"),
         (mk.TaskBatch(support, mk.Batch(query.x, query.y[:, :3])), "the query has x of shape"),
         (mk.TaskBatch(support, mk.Batch(query.x[:2], query.y[:2])), "support holds 3 tasks and the query 2"),
         (mk.TaskBatch(support, mk.Batch(query.x, query.y * float("nan"))), "query's y are NaN"),
         (batch.task(0), "support holds 6 tasks and the query 7"),
+        (mk.Sinusoids(), "the tasks are Sinusoids; they must be drawn"),
+        (tuple(batch), "the tasks are tuple of Batch, Batch; they must be drawn"),
+        (
+            mk.TaskBatch(*cast(Any, (tuple(support), tuple(query)))),
+            "the tasks are TaskBatch of tuple, tuple; they must be drawn",
+        ),
+        (support.x, "the tasks are Tensor; they must be drawn"),
     ]
     for bad, words in cases:
         with pytest.raises(ValueError, match=words):
             mk.meta_gradient(objective, theta, bad, alpha=0.1, route=route)
+
+
+@pytest.mark.parametrize("hook", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_a_hook_on_the_gradient_of_a_parameter_is_refused_and_not_passed_over(hook: str) -> None:
+    """It stands on the model's own parameter, which θ replaces: nothing would call it."""
+    objective, theta, batch = sinusoid_problem()
+    wanted = flat(mk.meta_gradient(objective, theta, batch, alpha=0.1).grad)
+    handle = getattr(dict(objective.model.named_parameters())["2.bias"], hook)(lambda gradient: None)
+    settings: dict[str, Any] = {"alpha": 0.1}
+    for ask in (
+        lambda: mk.meta_gradient(objective, theta, batch, **settings),
+        lambda: mk.adapt(objective, theta, batch.task(0).support, **settings),
+        lambda: mk.check(objective, batch, **settings),
+        lambda: next(mk.train(objective, mk.Sinusoids(), beta=0.1, iterations=1, **settings)),
+    ):
+        with pytest.raises(ValueError, match=r"^2\.bias have a hook on their gradient, which would not run"):
+            ask()
+    handle.remove()
+    assert torch.equal(flat(mk.meta_gradient(objective, theta, batch, alpha=0.1).grad), wanted)
+
+
+def test_a_hook_that_a_pass_sets_is_called_by_the_loop_and_refused_where_vmap_loses_it() -> None:
+    class Doubled(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found = super().forward(x)
+            if found.requires_grad:
+                found.register_hook(lambda gradient: 2 * gradient)
+            return found
+
+    layer = Doubled(1, 1, dtype=torch.float64)
+    objective, batch = mk.Objective(layer, mse), sinusoid_problem()[2]
+    with pytest.raises(ValueError, match="a hook that the forward pass sets is lost there"):
+        mk.meta_gradient(objective, objective.theta(), batch, alpha=0.1)
+    (x, y), (slope, offset) = batch.task(0).support, objective.theta().values()
+    by_hand = 2 * 2 * ((slope * x + offset - y) * x).mean()  # twice the gradient of the mean squared error
+    theta_prime = mk.adapt(objective, objective.theta(), batch.task(0).support, alpha=0.1)
+    assert torch.allclose(theta_prime["weight"], slope - 0.1 * by_hand, rtol=1e-12)
 
 
 def test_an_unknown_route_is_refused() -> None:

@@ -50,7 +50,7 @@ def episodes(batch: TaskBatch, *, ways: int, rows: int = 2) -> Figure:
     """The tasks of a small batch side by side: support drawings above, `rows` query drawings a class below."""
     shots, queries = batch.support.x.shape[1] // ways, batch.query.x.shape[1] // ways
     rows, tall = min(rows, queries), min(shots, 2)
-    title = f"Each task brings {ways} characters and deals out the labels anew"
+    title = f"Tasks of {ways} characters each: support above, query below"
     figure, axes = canvas(1, batch.size, height=0.95 + 2.3 * (tall + rows) / ways, title=title)
     for number, ax in enumerate(axes):
         support, query = (part.x.unflatten(0, (ways, -1))[:, :, 0].cpu() for part in batch.task(number))
