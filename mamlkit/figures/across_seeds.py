@@ -156,7 +156,7 @@ def numbers_needed(
         pointer = {"arrowstyle": "-", "linewidth": 0.6, "color": TRUTH.color, "shrinkB": 5}
         ax.annotate(text, point, corner, textcoords="axes fraction", va="center", arrowprops=pointer, **NOTE)
     ax.set(xscale="log", yscale="log", xlabel=f"difference to be found ({unit})")
-    ax.set_ylabel("tasks an arm, or pairs")
+    ax.set_ylabel("tasks an arm, or pairs, for 80%")
     grid = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
     ticks(ax.xaxis, (tick for tick in grid if min(differences) <= tick <= max(differences)))
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
