@@ -201,7 +201,7 @@ def test_a_model_that_vmap_runs_to_other_numbers_is_refused_there_and_right_one_
     found = mk.meta_gradient(objective, objective.theta(), batch, alpha=ALPHA, steps=STEPS, route="loop")
     assert relative_error(flat(found.grad), flat(by_hand(model, batch))) <= 1e-9
     for order in (1, 2):
-        with pytest.raises(ValueError, match=r'computes another gradient of Direct .*use route="loop"'):
+        with pytest.raises(ValueError, match=r'computes another gradient of Direct .*Use route="loop"'):
             mk.meta_gradient(objective, objective.theta(), batch, alpha=ALPHA, order=order, route="vmap")
 
 
