@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 from tqdm import tqdm
 
@@ -133,6 +134,9 @@ def train(
                 if own and (much := memory_warning(objective, theta, batch, chunk, **inner)):
                     warnings.warn(much, stacklevel=2)
             result, sums = whole(objective, theta, batch, **inner)
+            if iteration == first:
+                checks.same_structure(result.grad, theta, "the outer gradient by θ")
+                checks.same_structure(result.grad_alpha, learned, "the outer gradient by alpha")
             before, after, norm = sums.tolist()
             if not (math.isfinite(after) and math.isfinite(norm)):
                 raise FloatingPointError(
@@ -190,9 +194,8 @@ class Adam(torch.optim.Adam):
 def _summed(outer: OuterGradient, objective: Objective, theta: Params, batch: TaskBatch, **inner: Any) -> Any:
     """An outer gradient, and [mean loss before, mean loss after, its norm] in one tensor, to be fetched at once."""
     result = outer(objective, theta, batch, **inner)
-    checks.same_structure(result.grad, theta, "the outer gradient by θ")
-    checks.same_structure(result.grad_alpha, checks.learned(inner["alpha"]), "the outer gradient by alpha")
     before, after = result.loss_before.mean(), result.loss.mean()
-    parts = (*result.grad.values(), *result.grad_alpha.values())
-    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(part).to(after) for part in parts]))
+    parts = pytree.tree_leaves((result.grad, result.grad_alpha))  # of whatever structure, which is checked afterwards
+    norms = [torch.linalg.vector_norm(part).to(after) for part in parts if isinstance(part, Tensor)]
+    norm = torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros_like(after)
     return result, torch.stack([before, after, norm])
