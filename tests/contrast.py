@@ -11,28 +11,26 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
-from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from mamlkit.figures.theme import CONTRAST, luminance
 
 
-def faint(figure: Figure) -> list[str]:
-    """The texts of a figure that cannot be read well, each with its contrast."""
-    canvas: Any = FigureCanvasAgg(figure)
-    canvas.draw()
-    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
-    height, width, _ = pixels.shape
+def faint(canvas: Any) -> list[str]:
+    """The texts of what a FigureCanvasAgg has drawn that cannot be read well, each with its contrast."""
+    eighths = np.asarray(canvas.buffer_rgba())[..., :3].astype(int) // 8
+    colors = eighths @ (32 * 32, 32, 1)
+    height, width = colors.shape
     found = []
-    for text in figure.findobj(Text):
+    for text in canvas.figure.findobj(Text):
         assert isinstance(text, Text)
         box = text.get_window_extent(canvas.get_renderer())
         left, right = (int(np.clip(x, 0, width)) for x in (box.x0, box.x1 + 1))
         top, bottom = (int(np.clip(height - y, 0, height)) for y in (box.y1 + 1, box.y0))
-        around = pixels[top:bottom, left:right].reshape(-1, 3)
+        around = colors[top:bottom, left:right].ravel()
         if text.get_visible() and text.get_text().strip() and len(around):
-            eighths, counts = np.unique(around // 8, axis=0, return_counts=True)
-            ground = (eighths[counts.argmax()] * 8 + 4) / 255  # what most of its box shows is what it stands on
+            most = np.bincount(around).argmax()  # what most of its box shows is what it stands on
+            ground = (np.array(np.unravel_index(most, (32, 32, 32))) * 8 + 4) / 255
             *color, opacity = to_rgba(text.get_color(), text.get_alpha())
             written = opacity * np.array(color) + (1 - opacity) * ground
             dark, light = sorted((luminance(ground), luminance(written)))
@@ -48,8 +46,9 @@ def watch() -> None:
 
     @functools.wraps(print_png)  # matplotlib reads its signature
     def checked(canvas: FigureCanvasAgg, *arguments: Any, **options: Any) -> Any:
-        if found := faint(canvas.figure):
+        printed = print_png(canvas, *arguments, **options)  # which draws it
+        if found := faint(canvas):
             raise AssertionError("; ".join(found))
-        return print_png(canvas, *arguments, **options)
+        return printed
 
     canvas.print_png = checked

@@ -360,12 +360,18 @@ def written(color: Any, ground: str = "white") -> Figure:
     return figure
 
 
+def drawn(figure: Figure) -> Any:
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    return canvas
+
+
 def test_a_text_that_is_hard_to_read_is_found_by_its_contrast_with_what_it_stands_on() -> None:
-    assert "contrast of 2.2" in faint(written(SUPPORT.color))[0]
-    assert faint(written(ink(SUPPORT.color))) == []
-    assert faint(written("white", "black")) == []
-    assert faint(written("black", "#404040")) != []
-    assert faint(written((0, 0, 0, 0.2))) != []
+    assert "contrast of 2.2" in faint(drawn(written(SUPPORT.color)))[0]
+    assert faint(drawn(written(ink(SUPPORT.color)))) == []
+    assert faint(drawn(written("white", "black"))) == []
+    assert faint(drawn(written("black", "#404040"))) != []
+    assert faint(drawn(written((0, 0, 0, 0.2)))) != []
 
 
 def test_every_figure_of_the_notebooks_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
