@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.func import vmap
+from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
 from mamlkit import pure, watch
@@ -68,32 +72,57 @@ def observed(objective: Objective, theta: Params, task: Batch, order: int, route
     """
     if get_interpreter_stack():
         return  # inside torch.func's transforms tensors are not what they seem
-    modules = tuple((type(module), module.training) for module in objective.model.modules())
+    modules = tuple(
+        (type(module), *(value for value in vars(module).values() if type(value) in (bool, int, float, str)))
+        for module in objective.model.modules()
+    )
     tensors = tuple((part.shape, part.dtype, part.device) for part in (*task, *theta.values()))
     kind = (modules, tensors, order, route)
     if kind in objective.seen:
         return
     model = type(objective.model).__name__
+    if parametrize._cache_enabled:
+        raise ValueError(
+            "inside torch.nn.utils.parametrize.cached() a weight is computed once and kept, where each θ' needs its "
+            "own; call the kit outside of it"
+        )
     theta = {name: weight.detach().clone().requires_grad_() for name, weight in theta.items()}
-    other = {name: 1.5 * weight for name, weight in theta.items()}
-    with torch.enable_grad(), watch.Watch(objective.model) as seer:
+    other = {name: 1.5 * weight + 0.1 * weight.abs().mean() for name, weight in theta.items()}
+    fresh = _copied(objective)  # of whatever the first pass leaves behind
+    with torch.enable_grad(), _exactly(task.x), watch.Watch(objective.model, objective.loss, theta) as seer:
         loss, prediction = objective.judged(theta, *task, task.x)
         objective.predict(other, task.x, task.x)
-        again = objective.predict(theta, task.x, task.x)
+        again = objective.judged(theta, *task, task.x)
         if seer.drew:
             raise ValueError(pure.random_refused(objective.model))
-        if (stray := watch.unreached(prediction, theta)) is not None:
+        if (stray := watch.unreached([prediction, loss], [*theta.values(), task.y])) is not None:
             raise ValueError(
-                f"{model} uses a tensor of shape {tuple(stray.shape)} that requires a gradient and is not among its "
-                "parameters, so no step would change it. Assign it as an nn.Parameter (several: nn.ParameterList), or "
-                "detach it"
+                f"{model} or its loss uses a tensor of shape {tuple(stray.shape)} that requires a gradient and is not "
+                "among its parameters, so no step would change it. Assign it as an nn.Parameter of the model "
+                "(several: nn.ParameterList), or detach it"
             )
-        if not close(prediction, again, torch.linalg.vector_norm(prediction).item()):
-            raise ValueError(
-                f"{model} predicts differently in two equal passes: it draws random numbers outside PyTorch, or keeps "
-                "something from one pass to the next. Either would make θ' depend on what was computed before; leave "
-                "it out, or keep it in a buffer, of which each pass has a copy"
-            )
+        passes = [again]
+        if fresh is not None:
+            fresh.judged(other, *task, task.x)
+            passes.append(fresh.judged(theta, *task, task.x))
+        for which, wanted in enumerate((loss, prediction)):
+            size = torch.linalg.vector_norm(wanted).item()
+            if not all(close(wanted, found[which], size) for found in passes):
+                raise ValueError(
+                    f"{model} predicts differently in two equal passes, or its loss judges so: it draws random numbers "
+                    "outside PyTorch, or keeps something from one pass to the next. Either would make θ' depend on "
+                    "what was computed before; leave it out, or keep it in a buffer of the model, of which each pass "
+                    "has a copy"
+                )
+        half = len(task.x) // 2
+        if half and objective.batch_norm == "inductive":
+            part = objective.predict(theta, task.x[:half], task.x)
+            if not close(prediction[:half], part, torch.linalg.vector_norm(part).item(), 0.3):
+                raise ValueError(
+                    f'batch_norm="inductive" was asked for, and yet what {model} predicts for an example depends on '
+                    "which others are at hand: by a batch norm that is scripted or called below "
+                    'torch.nn.functional, or by a layer that mixes examples. Use batch_norm="transductive"'
+                )
         if not loss.requires_grad:
             raise ValueError(f"the loss depends on no parameter of {model}, so there is nothing to adapt")
         try:
@@ -106,6 +135,21 @@ def observed(objective: Objective, theta: Params, task: Batch, order: int, route
     if stacked(route):
         _same_under_vmap(objective, theta, other, task, order, alone)
     objective.seen.add(kind)
+
+
+def _copied(objective: Objective) -> Objective | None:
+    """A copy that has seen what the original has, or None of what cannot be copied."""
+    try:
+        model, loss = copy.deepcopy((objective.model, objective.loss))
+        return replace(objective, model=model, loss=loss)
+    except Exception:  # of whatever kind: anything may stand in a model
+        return None
+
+
+def _exactly(x: Tensor) -> AbstractContextManager[Any]:
+    """Without autocast, whose rounding would hide what is looked for."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def _derivatives(loss: Tensor, theta: Params, order: int) -> list[list[Tensor]]:
@@ -133,15 +177,17 @@ def _same_under_vmap(
     stacked = {n: torch.stack([weight, other[n], weight]).detach().requires_grad_() for n, weight in theta.items()}
     x, y = (part.expand(3, *part.shape) for part in task)
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), _exactly(task.x):
             mapped = _derivatives(vmap(objective.__call__)(stacked, x, y, x), stacked, order)
     except RuntimeError as error:
         raise ValueError(f"PyTorch's vmap cannot run {model}: use {ALONE}. PyTorch says: {error}") from error
-    scale = 0.0
+    above = 0.0  # of the loss or derivative before: what rounds there is noise in the next, which may be zero
     for what, wanted, found in zip(("loss", "gradient", "second derivative"), alone, mapped, strict=False):
         one = torch.cat([part.flatten() for part in wanted])
-        scale = max(scale, torch.linalg.vector_norm(one).item())
-        first, last = (torch.cat([part[place].flatten() for part in found]) for place in (0, -1))
+        first, middle, last = (torch.cat([part[place].flatten() for part in found]) for place in range(3))
+        scale = max(torch.linalg.vector_norm(part).item() for part in (one, middle))  # θ may stand where it vanishes
+        scale += 32 * torch.finfo(one.dtype).eps ** 0.7 * above
+        above = max(above, scale)
         if not (close(one, first, scale, 0.3) and close(one, last, scale, 0.3)):
             raise ValueError(
                 f"PyTorch's vmap computes another {what} of {model} than its plain operations do: its rule for one of "

@@ -80,7 +80,11 @@ def _mark(thing: Any) -> Hashable:
         return id(thing), *outline(thing)
     if isinstance(thing, np.ndarray):
         return thing.shape, thing.dtype, thing.tobytes()
-    return thing if isinstance(thing, Hashable) else id(thing)
+    try:
+        hash(thing)
+    except (TypeError, ValueError):
+        return id(thing)
+    return thing  # type: ignore[no-any-return]
 
 
 def _views(thing: Any) -> list[Iterable[Any]]:
@@ -129,8 +133,8 @@ def _slots(thing: Any) -> list[Any]:
 
 def _around(function: FunctionType) -> Iterable[Any]:
     """What a function has from around it: of its globals what it names, what it encloses, defaults, attributes."""
-    names, attributes = ((), ()) if _in_library(function) else _named(function.__code__)
-    named = [*map(function.__globals__.get, names)]
+    names, attributes, imports = ((), (), ()) if _in_library(function) else _named(function.__code__)
+    named = [*map(function.__globals__.get, names), *map(sys.modules.get, imports)]
     looked_into = set()
     for module in named:  # what is named of a module, and of a module in it; modules may name each other
         if isinstance(module, ModuleType) and module not in looked_into and not _in_library(module, "__name__"):
@@ -142,17 +146,22 @@ def _around(function: FunctionType) -> Iterable[Any]:
 
 
 @cache
-def _named(code: CodeType) -> tuple[list[str], list[str]]:
-    """The names of the globals that code reads, and of the attributes; those of functions inside it too."""
-    found: tuple[set[str], set[str]] = set(), set()
+def _named(code: CodeType) -> tuple[list[str], ...]:
+    """The names of the globals that code reads, of the attributes, and of the modules; of functions inside it too.
+
+    A text in it may be any of them, for `getattr`, `globals()` or `sys.modules`.
+    """
+    kinds = ("LOAD_GLOBAL LOAD_NAME", "LOAD_ATTR LOAD_METHOD IMPORT_FROM", "IMPORT_NAME")
+    texts = {part for part in code.co_consts if isinstance(part, str) and part.isidentifier()}
+    found = tuple(set(texts) for _ in kinds)
     for line in dis.get_instructions(code):
-        for names, operations in zip(found, ("LOAD_GLOBAL LOAD_NAME", "LOAD_ATTR LOAD_METHOD"), strict=True):
+        for names, operations in zip(found, kinds, strict=True):
             if line.opname in operations.split():
                 names.add(str(line.argval))
     for inner in [_named(part) for part in code.co_consts if isinstance(part, CodeType)]:
-        found[0].update(inner[0])
-        found[1].update(inner[1])
-    return sorted(found[0]), sorted(found[1])
+        for names, more in zip(found, inner, strict=True):
+            names.update(more)
+    return tuple(map(sorted, found))
 
 
 def _in_library(thing: Any, where: str = "__module__") -> bool:

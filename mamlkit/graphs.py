@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from tqdm import tqdm
 
-from mamlkit import checks, files
+from mamlkit import checks, files, watch
 from mamlkit.dependence import Dependence, outline
 from mamlkit.tasks import Batch, TaskBatch
 
@@ -112,10 +112,12 @@ class Replayed:
             ) from error
         if self.how == "compiled":
             graph = compiled(graph, arguments, progress=self.progress)
-        pairs = list(zip(*map(pytree.tree_leaves, (function(*arguments), graph(arguments))), strict=True))
-        scale = max(torch.linalg.vector_norm(wanted).item() for wanted, _ in pairs)
-        for wanted, found in pairs:
-            if not checks.close(wanted, found, scale, 0.4):
+        wanted = pytree.tree_leaves_with_path(function(*arguments))
+        scales: dict[Hashable, float] = {}  # of the losses, and of each gradient as a whole
+        for path, part in wanted:
+            scales[path[:-1]] = max(scales.get(path[:-1], 0.0), torch.linalg.vector_norm(part).item())
+        for (path, part), found in zip(wanted, pytree.tree_leaves(graph(arguments)), strict=True):
+            if not checks.close(part, found, scales[path[:-1]], 0.4):
                 raise ValueError(
                     f"{name} computes other numbers as a graph than it does otherwise, so that something in its Python "
                     'changes from pass to pass, or PyTorch compiles it wrongly: use route="vmap"'
@@ -130,7 +132,8 @@ def recorded(function: Callable[..., Any], arguments: Sequence[Tensor]) -> Graph
     structure: list[pytree.TreeSpec] = []
 
     def flat(*tensors: Tensor) -> list[Tensor]:
-        results, result = pytree.tree_flatten(function(*tensors))
+        with watch.Unread():
+            results, result = pytree.tree_flatten(function(*tensors))
         structure.append(result)
         return results
 

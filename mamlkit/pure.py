@@ -100,11 +100,11 @@ def _state(model: nn.Module, theta: Mapping[str, Tensor], x: Tensor) -> Params:
             if known in theta:
                 state[path + name] = theta[known]
         for name, buffer in module._buffers.items():
-            if buffer is not None and buffer.is_floating_point():
+            if buffer is not None and buffer.is_floating_point() and buffer.layout is torch.strided:
                 # Made from x, so that under `vmap` each task has a copy of its own to write into.
                 state[path + name] = x.new_empty(buffer.shape, dtype=buffer.dtype, device=buffer.device).copy_(buffer)
             elif buffer is not None:
-                state[path + name] = buffer.clone()  # a count, whose value a module may ask for
+                state[path + name] = buffer.clone()  # a count, whose value a module may ask for, or sparse
     return state
 
 

@@ -6,52 +6,99 @@ by entry. So whole kinds of faults are seen, whatever layer, function or library
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+_FLAT = re.compile("special_(airy_ai|.*bessel|.*polynomial)")  # to PyTorch they are constants
+_WRONG = "_weight_norm_interface"  # its second derivative, that is
+
 
 class Watch(TorchDispatchMode):
-    """Notes whether a pass draws random numbers, and refuses what no pure function of θ does with what a model holds.
+    """Notes whether a pass draws random numbers, and refuses what no pure function of θ does with what is held.
 
     drew  whether it drew, by whatever generator of PyTorch's
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, loss: Any, theta: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        held = {**dict(model.named_buffers()), **dict(model.named_parameters(remove_duplicate=False))}
         self.model, self.drew = type(model).__name__, False
-        self.held = {_storage(tensor): name for name, tensor in held.items()}
+        held: dict[str, Tensor] = {}
+        for module in (part for part in (loss, model) if isinstance(part, nn.Module)):
+            held |= {**dict(module.named_buffers()), **dict(module.named_parameters(remove_duplicate=False))}
         self.trainable = {_storage(tensor) for tensor in held.values() if tensor.requires_grad}
+        self.held = {_storage(tensor): name for name, tensor in (held | dict(theta)).items()}
+        self.held |= {_storage(tensor): name for name, tensor in held.items()}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.drew |= torch.Tag.nondeterministic_seeded in func.tags
-        for storage in map(_storage, _tensors(args)):
+        kwargs, name = kwargs or {}, func._schema.name.removeprefix("aten::")
+        # An eval mode's leaky slope comes from an operation that draws in training mode.
+        idle = name.startswith("rrelu") and not any(part is True for part in args)
+        self.drew |= torch.Tag.nondeterministic_seeded in func.tags and not idle
+        tensors = _tensors((args, kwargs))
+        for storage in map(_storage, tensors):
             if storage in self.trainable:
                 raise ValueError(
-                    f"{self.model} uses {self.held[storage]} by another way than as its parameter (a list, a closure, "
-                    "an alias), where θ does not reach it; use the parameter itself"
+                    f"{self.model} or its loss uses {self.held[storage]} by another way than as its parameter "
+                    "(a list, a closure, an alias, one of the loss), where θ does not reach it; use the "
+                    "model's parameter itself, or detach it"
                 )
-        for argument, part in zip(func._schema.arguments, args, strict=False):
-            is_written = argument.alias_info is not None and argument.alias_info.is_write
-            if is_written and isinstance(part, Tensor) and _storage(part) in self.held:
-                raise ValueError(
-                    f"{self.model} writes into {self.held[_storage(part)]} ({func}), which is the same for all tasks; "
-                    "compute a new tensor instead, or make it a buffer, of which each pass has a copy"
-                )
+        if name == _WRONG or (_FLAT.match(name) and any(part.requires_grad for part in tensors)):
+            raise ValueError(
+                f"{self.model} or its loss lacks a derivative: that of {name} PyTorch has wrong, or takes for zero. "
+                "Use other operations"
+            )
+        given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
+        for argument in func._schema.arguments:
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                for part in _tensors(given.get(argument.name)):
+                    if (storage := _storage(part)) in self.held:
+                        raise ValueError(
+                            f"{self.model} or its loss writes into {self.held[storage]} ({func}), which is the same "
+                            "for all tasks; compute a new tensor instead, or make it a buffer of the model, of which "
+                            "each pass has a copy"
+                        )
+        return func(*args, **kwargs)
+
+
+class Unread(TorchFunctionMode):
+    """Lets no value of a tensor out into Python, where a recording would keep it as it is now."""
+
+    def __enter__(self) -> Unread:
+        self.numbers = _NoNumbers()  # type: ignore[no-untyped-call]
+        self.numbers.__enter__()  # type: ignore[no-untyped-call]
+        return super().__enter__()  # type: ignore[no-any-return,no-untyped-call]
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self.numbers.__exit__(*error)  # type: ignore[no-untyped-call]
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        copies = func in (torch.tensor, torch.as_tensor) and _tensors(args) and not isinstance(args[0], Tensor)
+        if copies or func in (Tensor.numpy, Tensor.tolist, Tensor.__array__):
+            raise RuntimeError(f"{func.__name__} asks for the values of a tensor")
         return func(*args, **(kwargs or {}))
 
 
-def unreached(prediction: Tensor, theta: Mapping[str, Tensor]) -> Tensor | None:
-    """A tensor that a prediction has a derivative by and that is not in θ, if there is one."""
-    known = {id(weight) for weight in theta.values()}
-    leaves = (node.variable for node in _nodes([prediction]) if hasattr(node, "variable"))
-    return next((leaf for leaf in leaves if id(leaf) not in known), None)
+class _NoNumbers(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            raise RuntimeError("a number asks for the value of a tensor")
+        return func(*args, **(kwargs or {}))
+
+
+def unreached(results: Sequence[Tensor], known: Iterable[Tensor]) -> Tensor | None:
+    """A tensor that results have a derivative by and that is none of those known, if there is one."""
+    ids = {id(tensor) for tensor in known}
+    leaves = (node.variable for node in _nodes(results) if hasattr(node, "variable"))
+    return next((leaf for leaf in leaves if id(leaf) not in ids), None)
 
 
 def is_once_differentiable(gradients: Sequence[Tensor]) -> bool:
@@ -119,10 +166,10 @@ class _Broadcasts(TorchDispatchMode):
 
 def _meets_askew(labels: torch.Size, other: torch.Size) -> bool:
     """Whether the dimension of points of the one is aligned with another dimension of the other."""
-    if not labels or not other or len(labels) == len(other):
+    if not labels or not other:
         return False
     both = torch.broadcast_shapes(labels, other).numel()
-    return both > max(labels.numel(), other.numel()) or other[0] == labels[0] > 1
+    return both > max(labels.numel(), other.numel()) or (len(labels) != len(other) and other[0] == labels[0] > 1)
 
 
 def _tensors(args: Any) -> list[Tensor]:
@@ -130,4 +177,5 @@ def _tensors(args: Any) -> list[Tensor]:
 
 
 def _storage(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
+    strided = tensor.layout is torch.strided  # a sparse tensor has no storage of its own
+    return int(tensor.untyped_storage()._cdata) if strided else -id(tensor)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import pickle
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +132,12 @@ class Changeable(nn.Module):
     def around(self) -> float:
         objects = self.space.by * self.record.by * self.slotted.by * self.subclass.by * AROUND.by * Slotted.shared
         functions = float(self.array.sum()) * self.partly() * helped()
-        return float(objects * functions * CONFIG.by * PACKAGE.config.by * self.CLASS)
+        import settings_of_the_test  # type: ignore[import-not-found]
+        from settings_of_the_test import also
+
+        texts = CONFIG.texted * vars(CONFIG)["viewed"] * sys.modules["settings_of_the_test"].found
+        imported = settings_of_the_test.by * also * texts * globals()["NAMED"]
+        return float(objects * functions * CONFIG.by * PACKAGE.config.by * self.CLASS * imported)
 
 
 class Slotted:
@@ -159,6 +166,9 @@ AROUND, FACTOR, INNER, HELPED = SimpleNamespace(by=1.0), 1.0, 1.0, (1.0,)
 CONFIG, PACKAGE = cast(Any, ModuleType("settings")), cast(Any, ModuleType("package"))
 CONFIG.by, PACKAGE.config = 1.0, ModuleType("package.config")
 PACKAGE.config.by, PACKAGE.config.config = 1.0, PACKAGE  # as modules that import each other
+NAMED, SETTINGS = 1.0, cast(Any, ModuleType("settings_of_the_test"))
+CONFIG.texted = CONFIG.viewed = SETTINGS.by = SETTINGS.also = SETTINGS.found = 1.0
+sys.modules[SETTINGS.__name__] = SETTINGS
 
 
 class Weighted(nn.Module):
@@ -209,6 +219,12 @@ CHANGES: dict[str, Callable[[Any, pytest.MonkeyPatch], Any]] = {
     "a helper's named default": lambda o, patch: patch.setitem(cast(Any, helped).__kwdefaults__, "also", 2.0),
     "a helper's attribute": lambda o, patch: patch.setattr(helped, "by", 2.0),
     "a module's": lambda o, patch: patch.setattr(CONFIG, "by", 2.0),
+    "that of a module that a pass imports": lambda o, patch: patch.setattr(SETTINGS, "by", 2.0),
+    "what a pass imports from a module": lambda o, patch: patch.setattr(SETTINGS, "also", 2.0),
+    "what is found in a module by its name": lambda o, patch: patch.setattr(SETTINGS, "found", 2.0),
+    "what getattr finds": lambda o, patch: patch.setattr(CONFIG, "texted", 2.0),
+    "what vars shows": lambda o, patch: patch.setattr(CONFIG, "viewed", 2.0),
+    "what globals holds": lambda o, patch: patch.setitem(globals(), "NAMED", 2.0),
     "that of a module in a module": lambda o, patch: patch.setattr(PACKAGE.config, "by", 2.0),
     "a part": _attribute("last", nn.Linear(6, 1).double()),
     "a hook": lambda o, patch: o.model.first.register_forward_hook(lambda module, given, found: 2 * found),
@@ -236,6 +252,57 @@ def test_a_graph_is_never_that_of_an_older_model(change: str, monkeypatch: pytes
     after = solve(traced)
     assert same(after, solve(meta.unchecked, route="vmap"))
     assert not torch.equal(after.loss, before.loss) or after.grad.keys() != before.grad.keys()
+
+
+READS: dict[str, Callable[[Tensor, Any], Any]] = {
+    "item": lambda h, t: h / t.item(),
+    "float": lambda h, t: h / float(t),
+    "numpy": lambda h, t: h / float(t.detach().numpy()),
+    "tolist": lambda h, t: h / t.tolist(),
+    "a new tensor": lambda h, t: h / torch.tensor([t]).to(h),
+    "full": lambda h, t: h / torch.full((6,), t),
+    "a size": lambda h, t: h / len(torch.arange(int(t) + 1)),
+    "alpha": lambda h, t: torch.add(h, h, alpha=t),
+    "a branch": lambda h, t: h if t > 1 else 2 * h,
+}
+
+
+@pytest.mark.parametrize("held", ["an attribute", "a frozen parameter"])
+@pytest.mark.parametrize("read", READS)
+def test_a_value_that_python_reads_is_never_kept_in_a_graph(read: str, held: str) -> None:
+    def build(between: Callable[..., Any]) -> nn.Module:
+        model = zoo.made(lambda: zoo.Hidden(between))
+        value = torch.tensor(1.0, dtype=torch.float64)
+        cast(Any, model).held = value if held == "an attribute" else nn.Parameter(value, requires_grad=False)
+        return model
+
+    class Tasks:
+        def batch(self, start: int, size: int, split: str = "train") -> mk.TaskBatch:
+            return zoo.data(1).chosen([0] * size)
+
+    ends = []
+    for route in ("vmap", "auto"):
+        objective = mk.Objective(build(lambda h, m: READS[read](h, m.held)), F.mse_loss)
+        settings: dict[str, Any] = {"tasks_per_iteration": 2, "progress": False, "route": route}
+        for record in mk.train(objective, Tasks(), alpha=0.1, beta=0.01, iterations=300, **settings):
+            if record.iteration == 3:
+                with torch.no_grad():
+                    cast(Any, objective.model).held.fill_(3.0)
+            if record.iteration == 8:
+                break
+        ends.append(flat(objective.theta()))
+    assert torch.equal(*ends)
+    with pytest.raises(ValueError, match=r"cannot be recorded as a graph, as where their Python asks for the value"):
+        mk.meta_gradient(objective, objective.theta(), zoo.data(), alpha=0.1, route="traced")
+
+
+@pytest.mark.parametrize("thing", [memoryview(bytearray(8)), np.void(b"ab"), inspect.signature(lambda by=[1]: by)])
+def test_an_attribute_that_has_no_hash_ends_nothing(thing: Any) -> None:
+    model = zoo.made(zoo.RIGHT["layer norm"])
+    cast(Any, model).thing = thing
+    objective = mk.Objective(model, F.mse_loss)
+    found = mk.meta_gradient(objective, objective.theta(), zoo.data(), alpha=0.1, route="traced")
+    assert same(found, mk.meta_gradient(objective, objective.theta(), zoo.data(), alpha=0.1))
 
 
 def test_a_graph_is_never_that_of_another_setting_loss_or_shape() -> None:
@@ -284,6 +351,20 @@ def test_a_graph_is_never_that_of_another_precision() -> None:
             found[half] = traced(objective, objective.theta(), batch, **settings)
             assert same(found[half], meta.unchecked(objective, objective.theta(), batch, route="vmap", **settings))
     assert not same(found[True], found[False])
+
+
+@pytest.mark.parametrize("hidden", [(40, 40), (64, 64), (100, 100)])
+def test_under_autocast_no_network_is_refused_for_its_rounding(hidden: tuple[int, ...]) -> None:
+    for seed in range(3):
+        objective = mk.Objective(mk.models.mlp(1, 1, hidden=hidden, seed=seed), F.mse_loss)
+        solve = functools.partial(
+            mk.meta_gradient, objective, objective.theta(), mk.Sinusoids().batch(0, 5), alpha=0.01
+        )
+        whole = solve(route="loop")
+        for route in ("vmap", "flat", "traced"):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                half = solve(route=route)
+            assert 0 < relative_error(flat(half.grad), flat(whole.grad)) < 0.1
 
 
 @pytest.mark.parametrize("route", ["vmap", "loop", "flat", "traced"])

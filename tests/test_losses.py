@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -181,6 +184,82 @@ def test_a_loss_that_draws_is_refused(route: str) -> None:
         with pytest.raises(ValueError, match=words):
             mk.meta_gradient(objective, objective.theta(), batch, alpha=ALPHA, route=route)
         assert torch.equal(torch.get_rng_state(), state)
+
+
+class Averaged(nn.Module):
+    """A loss by its own running average, kept in `held`."""
+
+    def __init__(self, held: str) -> None:
+        super().__init__()
+        self.register_buffer("average", torch.ones((), dtype=torch.float64))
+        self.held, self.number = held, 0.0
+
+    def forward(self, prediction: Tensor, y: Tensor) -> Tensor:
+        loss = F.mse_loss(prediction, y)
+        if self.held == "a number":
+            self.number = 0.9 * self.number + 0.1
+        else:
+            cast(Tensor, self.average).mul_(0.9).add_(0.1)
+        return loss / (self.number + 1) / cast(Tensor, self.average)
+
+
+class Uncertain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.precision = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, prediction: Tensor, y: Tensor) -> Tensor:
+        return F.mse_loss(prediction, y) * self.precision.exp() - self.precision
+
+
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(1).double()
+
+    def forward(self, prediction: Tensor, y: Tensor) -> Tensor:
+        return F.mse_loss(cast(Tensor, self.norm(prediction)), y)
+
+
+IMPURE: dict[str, tuple[Callable[[], Any], str]] = {
+    "Python's random": (lambda: lambda p, y: F.mse_loss(p, y) * (1 + random.random()), "or its loss judges so"),
+    "NumPy's random": (lambda: lambda p, y: F.mse_loss(p, y) * np.random.default_rng().random(), "or its loss judges"),
+    "an average in a number": (lambda: Averaged("a number"), "or its loss judges so"),
+    "an average in a buffer": (lambda: Averaged("a buffer"), "or its loss writes into average"),
+    "a batch norm": (Normed, "or its loss uses norm.weight|or its loss writes into norm"),
+    "a parameter of its own": (Uncertain, "or its loss uses precision by another way"),
+    "a tensor that wants a gradient": (
+        lambda: (lambda weight: lambda p, y: F.mse_loss(p, y) * weight)(torch.ones(()).double().requires_grad_()),
+        "or its loss uses a tensor of shape .* that requires a gradient",
+    ),
+}
+
+
+@pytest.mark.parametrize("route", ["loop", "flat-loop", "vmap", "flat", "traced"])
+@pytest.mark.parametrize("name", IMPURE)
+def test_a_loss_that_is_no_function_of_prediction_and_labels_is_refused_and_left_as_it_was(
+    name: str, route: str
+) -> None:
+    build, words = IMPURE[name]
+    loss = build()
+    objective = mk.Objective(made(lambda: nn.Linear(4, 1)), loss)
+    held = {n: value.clone() for n, value in loss.state_dict().items()} if isinstance(loss, nn.Module) else {}
+    with pytest.raises(ValueError, match=words):
+        mk.meta_gradient(objective, objective.theta(), data(), alpha=ALPHA, route=route)
+    assert all(torch.equal(loss.state_dict()[n], value) for n, value in held.items())
+    with pytest.raises(ValueError, match=words):
+        mk.adapt(objective, objective.theta(), data().task(0).support, alpha=ALPHA)
+
+
+def test_a_row_of_predictions_against_a_column_of_labels_is_refused() -> None:
+    class Row(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).T
+
+    objective = mk.Objective(made(lambda: Row(4, 1)), lambda p, y: ((p - y) ** 2).mean())
+    for route in ("loop", "vmap"):
+        with pytest.raises(ValueError, match="would be broadcast against each other"):
+            mk.meta_gradient(objective, objective.theta(), data(), alpha=ALPHA, route=route)
 
 
 def test_labels_that_pytorch_would_convert_are_refused() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 import torch
 import torch.nn.functional as F
 from oracles import finite_differences, flat, meta_loss, relative_error
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
 from zoo import (
     ALPHA,
     ONE_AT_A_TIME,
@@ -16,6 +19,8 @@ from zoo import (
     RIGHT,
     STEPS,
     WRONG_IN_PYTORCH,
+    Hidden,
+    Middle,
     by_hand,
     data,
     made,
@@ -84,6 +89,102 @@ def test_what_no_right_number_can_come_from_is_refused_and_nothing_is_changed(na
         mk.meta_gradient(objective, objective.theta(), batch, alpha=ALPHA, route=route)
     assert all(torch.equal(value, before[n]) for n, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), drawn)
+
+
+LARGE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "large labels": lambda p, y: F.mse_loss(p, 3000 * y),
+    "a large constant": lambda p, y: F.mse_loss(p, y) + 1000,
+    "a small loss": lambda p, y: 1e-6 * F.mse_loss(p, y),
+}
+
+
+@pytest.mark.parametrize("loss", LARGE)
+@pytest.mark.parametrize("name", ["a gradient that a hook changes", "an embedding's own operation"])
+def test_what_vmap_computes_wrongly_is_seen_however_large_the_loss_is(name: str, loss: str) -> None:
+    def damped(h: Tensor) -> Tensor:
+        h = h * 1
+        if h.requires_grad:
+            h.register_hook(lambda gradient: 0.1 * gradient)
+        return h
+
+    def looked_up(h: Tensor, m: Any) -> Tensor:
+        rows = torch.ops.aten.embedding(m.part.weight, (h[:, 0] > 0).long(), 0)
+        return cast(Tensor, h * rows)
+
+    build = (lambda: Hidden(damped)) if "hook" in name else lambda: Hidden(looked_up, nn.Embedding(5, 6))
+    for dtype in (torch.float32, torch.float64):
+        model = made(build).to(dtype)
+        batch = mk.TaskBatch(*(mk.Batch(part.x.to(dtype), part.y.to(dtype)) for part in data()))
+        objective = mk.Objective(model, LARGE[loss])
+        for route in ("vmap", "flat", "traced"):
+            with pytest.raises(ValueError, match=r"PyTorch's vmap computes another (gradient|second derivative)"):
+                mk.meta_gradient(objective, objective.theta(), batch, alpha=ALPHA, route=route)
+        found = mk.meta_gradient(objective, objective.theta(), batch, alpha=1e-9, steps=STEPS, route="loop")
+        assert all(part.isfinite().all() for part in found.grad.values())
+
+
+@pytest.mark.parametrize("route", ["loop", "vmap"])
+def test_what_is_set_after_the_first_look_is_looked_at(route: str) -> None:
+    class Noisy(nn.Linear):
+        p = 0.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + (self.p * random.random() if self.p else 0)
+
+    model = made(lambda: Noisy(4, 1))
+    cast(Any, model).p = 0.0
+    objective = mk.Objective(model, F.mse_loss)
+    mk.meta_gradient(objective, objective.theta(), data(), alpha=ALPHA, route=route)
+    cast(Any, model).p = 0.5
+    with pytest.raises(ValueError, match="predicts differently in two equal passes"):
+        mk.meta_gradient(objective, objective.theta(), data(), alpha=ALPHA, route=route)
+
+
+@pytest.mark.parametrize("route", ["loop", "vmap", "flat"])
+@pytest.mark.parametrize("name", ["a scripted batch norm", "batch norm's own operation", "a layer that mixes examples"])
+def test_inductive_predictions_that_depend_on_other_queries_are_refused(name: str, route: str) -> None:
+    builds: dict[str, Callable[[], nn.Module]] = {
+        "a scripted batch norm": lambda: Hidden(torch.jit.script(nn.BatchNorm1d(6, track_running_stats=False))),
+        "batch norm's own operation": lambda: Hidden(
+            lambda h: torch.ops.aten.batch_norm(h, None, None, None, None, True, 0.1, 1e-5, False)
+        ),
+        "a layer that mixes examples": lambda: Hidden(lambda h: h - h.mean(0)),
+    }
+    model = made(builds[name])
+    objective = mk.Objective(model, F.mse_loss, batch_norm="inductive")
+    with pytest.raises(ValueError, match=r'"inductive" was asked for.*Use batch_norm="transductive"'):
+        mk.meta_gradient(objective, objective.theta(), data(), alpha=ALPHA, route=route)
+    objective = mk.Objective(model, F.mse_loss)
+    found = mk.meta_gradient(objective, objective.theta(), data(), alpha=ALPHA, steps=STEPS, route="loop")
+    assert relative_error(flat(found.grad), flat(by_hand(model, data()))) <= 1e-9
+
+
+@pytest.mark.parametrize("route", ["loop", "vmap", "flat", "flat-loop", "traced"])
+@pytest.mark.parametrize("kind", ["an eval mode's RReLU", "a polynomial of the input", "a sparse buffer"])
+def test_what_only_looks_random_flat_or_without_storage_is_right(kind: str, route: str) -> None:
+    builds: dict[str, Callable[[], nn.Module]] = {
+        "an eval mode's RReLU": lambda: Hidden(nn.RReLU().eval()),
+        "a polynomial of the input": lambda: Middle(
+            lambda m, x: m.last(torch.tanh(m.first(torch.special.chebyshev_polynomial_t(x, 2))))
+        ),
+        "a sparse buffer": lambda: Hidden(
+            lambda h, m: torch.sparse.mm(m.links, h), buffers={"links": (torch.eye(6) * 2).to_sparse()}
+        ),
+    }
+    model = made(builds[kind])
+    objective = mk.Objective(model, F.mse_loss)
+    if "RReLU" in kind and not route.endswith("loop"):
+        with pytest.raises(ValueError, match=r"vmap cannot run Hidden"):
+            mk.meta_gradient(objective, objective.theta(), data(), alpha=ALPHA, route=route)
+        return
+    found = mk.meta_gradient(objective, objective.theta(), data(), alpha=ALPHA, steps=STEPS, route=route)
+    assert relative_error(flat(found.grad), flat(by_hand(model, data()))) <= 1e-9
+
+
+def test_inside_parametrize_cached_the_kit_says_so() -> None:
+    objective = mk.Objective(made(lambda: Hidden(parametrizations.orthogonal(nn.Linear(6, 6)))), F.mse_loss)
+    with parametrize.cached(), pytest.raises(ValueError, match=r"inside torch.nn.utils.parametrize.cached\(\)"):
+        mk.meta_gradient(objective, objective.theta(), data(), alpha=ALPHA, route="loop")
 
 
 @pytest.mark.parametrize("name", [n for n in RIGHT if "input" in n or "buffer" in n or "statistics" in n])

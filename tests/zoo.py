@@ -220,6 +220,28 @@ def _counting() -> Callable[[Tensor], Tensor]:
     return between
 
 
+class Initialized(nn.Module):
+    """Subtracts the mean of what it saw first."""
+
+    mean: Tensor | None = None
+
+    def forward(self, h: Tensor) -> Tensor:
+        self.mean = h.detach().mean(0) if self.mean is None else self.mean
+        return h - self.mean
+
+
+def _constrained(h: Tensor, m: Any) -> Tensor:
+    with torch.no_grad():
+        m.first.weight.clamp_(-0.2, 0.2)
+    return h
+
+
+def _square() -> nn.Module:
+    layer = nn.Linear(6, 6)
+    layer.bias = nn.Parameter(torch.rand(6, 1))
+    return layer
+
+
 class OnceDifferentiable(Cube):
     backward = staticmethod(torch.autograd.function.once_differentiable(Cube.backward))  # type: ignore[assignment]
 
@@ -282,6 +304,29 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "a frozen parameter written": (
         lambda: Hidden(lambda h, m: h * m.part.weight.mul_(0.99)[0], nn.Linear(6, 1).requires_grad_(False)),
         "writes into part.weight",
+    ),
+    "a frozen parameter written as a result": (
+        lambda: Hidden(
+            lambda h, m: h * torch.clamp(m.part.weight, -0.2, 0.2, out=m.part.weight.data)[0],
+            nn.Linear(6, 1).requires_grad_(False),
+        ),
+        "writes into part.weight",
+    ),
+    "its own parameter written": (lambda: Hidden(_constrained), "writes into first.weight"),
+    "what it saw first": (lambda: Hidden(Initialized()), DIFFERS),
+    "a Bessel function": (
+        lambda: Hidden(lambda h: torch.special.bessel_j0(h)),
+        "or its loss lacks a derivative: .*bessel_j0",
+    ),
+    "a Chebyshev polynomial": (
+        lambda: Hidden(lambda h: torch.special.chebyshev_polynomial_t(h, 3)),
+        "or its loss lacks a derivative: .*chebyshev_polynomial_t",
+    ),
+    "the fused weight norm": (
+        lambda: Hidden(
+            lambda h, m: h @ torch.ops.aten._weight_norm_interface(m.part.weight, m.part.bias)[0], _square()
+        ),
+        "or its loss lacks a derivative: .*_weight_norm_interface",
     ),
     "once_differentiable": (
         lambda: Hidden(
