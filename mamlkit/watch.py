@@ -30,12 +30,11 @@ class Watch(TorchDispatchMode):
     def __init__(self, model: nn.Module, loss: Any, theta: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.model, self.drew = type(model).__name__, False
-        held: dict[str, Tensor] = {}
+        held: list[tuple[str, Tensor]] = []
         for module in (part for part in (loss, model) if isinstance(part, nn.Module)):
-            held |= {**dict(module.named_buffers()), **dict(module.named_parameters(remove_duplicate=False))}
-        self.trainable = {_storage(tensor) for tensor in held.values() if tensor.requires_grad}
-        self.held = {_storage(tensor): name for name, tensor in (held | dict(theta)).items()}
-        self.held |= {_storage(tensor): name for name, tensor in held.items()}
+            held += [*module.named_buffers(), *module.named_parameters(remove_duplicate=False)]
+        self.trainable = {_storage(tensor) for _, tensor in held if tensor.requires_grad}
+        self.held = {_storage(tensor): name for name, tensor in (*theta.items(), *held)}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = kwargs or {}, func._schema.name.removeprefix("aten::")
