@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -64,7 +64,7 @@ def settings(objective: Objective, theta: Params, alpha: Any, steps: int, order:
 
 
 def observed(objective: Objective, theta: Params, task: Batch, order: int, route: str) -> None:
-    """Watch passes of one task, once for each mode, shape, type, order and route; refuse what would mislead.
+    """Watch passes of one task, once for each setting, shape, type and order; refuse what would mislead.
 
     Raises ValueError for a model that draws random numbers from whatever source, keeps something from one pass to the
     next, writes into what it holds, or uses what requires a gradient and θ does not reach; where a derivative is
@@ -77,7 +77,7 @@ def observed(objective: Objective, theta: Params, task: Batch, order: int, route
         for module in objective.model.modules()
     )
     tensors = tuple((part.shape, part.dtype, part.device) for part in (*task, *theta.values()))
-    kind = (modules, tensors, order, route)
+    kind = (modules, tensors, order, stacked(route))
     if kind in objective.seen:
         return
     model = type(objective.model).__name__
@@ -103,7 +103,8 @@ def observed(objective: Objective, theta: Params, task: Batch, order: int, route
             )
         passes = [again]
         if fresh is not None:
-            fresh.judged(other, *task, task.x)
+            with suppress(Exception):  # a loss need not take what another θ predicts
+                fresh.judged(other, *task, task.x)
             passes.append(fresh.judged(theta, *task, task.x))
         for which, wanted in enumerate((loss, prediction)):
             size = torch.linalg.vector_norm(wanted).item()

@@ -251,6 +251,22 @@ def test_a_loss_that_is_no_function_of_prediction_and_labels_is_refused_and_left
         mk.adapt(objective, objective.theta(), data().task(0).support, alpha=ALPHA)
 
 
+@pytest.mark.parametrize("route", ["loop", "flat-loop"])
+def test_a_loss_that_cannot_take_what_another_theta_predicts_is_no_less_right(route: str) -> None:
+    model, batch = made(lambda: nn.Linear(4, 1)), data()
+    with torch.no_grad():
+        most = max(cast(Tensor, model(part.x)).abs().max().item() for part in batch)
+
+    def bounded(prediction: Tensor, y: Tensor) -> Tensor:
+        if prediction.abs().max() > 1.2 * most:
+            raise RuntimeError("the prediction is out of bounds")
+        return F.mse_loss(prediction, y)
+
+    objective = mk.Objective(model, bounded)
+    found = mk.meta_gradient(objective, objective.theta(), batch, alpha=ALPHA, steps=STEPS, route=route)
+    assert relative_error(flat(found.grad), flat(by_hand(model, batch))) <= 1e-9
+
+
 def test_a_row_of_predictions_against_a_column_of_labels_is_refused() -> None:
     class Row(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
