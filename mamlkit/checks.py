@@ -70,6 +70,11 @@ def observed(objective: Objective, theta: Params, task: Batch, order: int, route
     next, writes into what it holds, or uses what requires a gradient and θ does not reach; where a derivative is
     missing that `order` needs; and where PyTorch's vmap cannot run the model, or runs it to other numbers.
     """
+    if parametrize._cache_enabled:
+        raise ValueError(
+            "inside torch.nn.utils.parametrize.cached() a weight is computed once and kept, where each θ' needs its "
+            "own; call the kit outside of it"
+        )
     if get_interpreter_stack():
         return  # inside torch.func's transforms tensors are not what they seem
     modules = tuple(
@@ -81,18 +86,14 @@ def observed(objective: Objective, theta: Params, task: Batch, order: int, route
     if kind in objective.seen:
         return
     model = type(objective.model).__name__
-    if parametrize._cache_enabled:
-        raise ValueError(
-            "inside torch.nn.utils.parametrize.cached() a weight is computed once and kept, where each θ' needs its "
-            "own; call the kit outside of it"
-        )
     theta = {name: weight.detach().clone().requires_grad_() for name, weight in theta.items()}
     other = {name: 1.5 * weight + 0.1 * weight.abs().mean() for name, weight in theta.items()}
-    fresh = _copied(objective)  # of whatever the first pass leaves behind
-    with torch.enable_grad(), _exactly(task.x), watch.Watch(objective.model, objective.loss, theta) as seer:
+    with _exactly(task.x):
+        pairs = _whatever_came_first(objective, theta, other, task)
+    with torch.enable_grad(), _exactly(task.x), watch.Watch(objective.model, objective.loss, theta, order) as seer:
         loss, prediction = objective.judged(theta, *task, task.x)
         objective.predict(other, task.x, task.x)
-        again = objective.judged(theta, *task, task.x)
+        pairs += zip((loss, prediction), objective.judged(theta, *task, task.x), strict=True)
         if seer.drew:
             raise ValueError(pure.random_refused(objective.model))
         if (stray := watch.unreached([prediction, loss], [*theta.values(), task.y])) is not None:
@@ -101,20 +102,12 @@ def observed(objective: Objective, theta: Params, task: Batch, order: int, route
                 "among its parameters, so no step would change it. Assign it as an nn.Parameter of the model "
                 "(several: nn.ParameterList), or detach it"
             )
-        passes = [again]
-        if fresh is not None:
-            with suppress(Exception):  # a loss need not take what another θ predicts
-                fresh.judged(other, *task, task.x)
-            passes.append(fresh.judged(theta, *task, task.x))
-        for which, wanted in enumerate((loss, prediction)):
-            size = torch.linalg.vector_norm(wanted).item()
-            if not all(close(wanted, found[which], size) for found in passes):
-                raise ValueError(
-                    f"{model} predicts differently in two equal passes, or its loss judges so: it draws random numbers "
-                    "outside PyTorch, or keeps something from one pass to the next. Either would make θ' depend on "
-                    "what was computed before; leave it out, or keep it in a buffer of the model, of which each pass "
-                    "has a copy"
-                )
+        if not all(close(one, two, torch.linalg.vector_norm(one).item()) for one, two in pairs):
+            raise ValueError(
+                f"{model} predicts differently in two equal passes, or its loss judges so: it draws random numbers "
+                "outside PyTorch, or keeps something from one pass to the next. Either would make θ' depend on what "
+                "was computed before; leave it out, or keep it in a buffer of the model, of which each pass has a copy"
+            )
         half = len(task.x) // 2
         if half and objective.batch_norm == "inductive":
             part = objective.predict(theta, task.x[:half], task.x)
@@ -138,13 +131,24 @@ def observed(objective: Objective, theta: Params, task: Batch, order: int, route
     objective.seen.add(kind)
 
 
-def _copied(objective: Objective) -> Objective | None:
-    """A copy that has seen what the original has, or None of what cannot be copied."""
+def _whatever_came_first(
+    objective: Objective, theta: Params, other: Params, task: Batch
+) -> list[tuple[Tensor, Tensor]]:
+    """Loss and prediction of a copy that sees θ first, each with those of a copy that sees another θ before it.
+
+    The copies are compared with each other: what a function of the model's encloses, they share with the model itself.
+    Nothing, where something cannot be copied, or a copy cannot be run.
+    """
     try:
-        model, loss = copy.deepcopy((objective.model, objective.loss))
-        return replace(objective, model=model, loss=loss)
+        first, second = (
+            replace(objective, model=model, loss=loss)
+            for model, loss in (copy.deepcopy((objective.model, objective.loss)) for _ in range(2))
+        )
+        with suppress(Exception):  # a loss need not take what another θ predicts
+            second.judged(other, *task, task.x)
+        return list(zip(first.judged(theta, *task, task.x), second.judged(theta, *task, task.x), strict=True))
     except Exception:  # of whatever kind: anything may stand in a model
-        return None
+        return []
 
 
 def _exactly(x: Tensor) -> AbstractContextManager[Any]:

@@ -132,7 +132,7 @@ def recorded(function: Callable[..., Any], arguments: Sequence[Tensor]) -> Graph
     structure: list[pytree.TreeSpec] = []
 
     def flat(*tensors: Tensor) -> list[Tensor]:
-        with watch.Unread():
+        with watch.unread():
             results, result = pytree.tree_flatten(function(*tensors))
         structure.append(result)
         return results

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,9 +28,9 @@ class Watch(TorchDispatchMode):
     drew  whether it drew, by whatever generator of PyTorch's
     """
 
-    def __init__(self, model: nn.Module, loss: Any, theta: Mapping[str, Tensor]) -> None:
+    def __init__(self, model: nn.Module, loss: Any, theta: Mapping[str, Tensor], order: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.model, self.drew = type(model).__name__, False
+        self.model, self.order, self.drew = type(model).__name__, order, False
         held: list[tuple[str, Tensor]] = []
         for module in (part for part in (loss, model) if isinstance(part, nn.Module)):
             held += [*module.named_buffers(), *module.named_parameters(remove_duplicate=False)]
@@ -49,7 +50,7 @@ class Watch(TorchDispatchMode):
                     "(a list, a closure, an alias, one of the loss), where θ does not reach it; use the "
                     "model's parameter itself, or detach it"
                 )
-        if name == _WRONG or (_FLAT.match(name) and any(part.requires_grad for part in tensors)):
+        if (name == _WRONG and self.order == 2) or (_FLAT.match(name) and any(part.requires_grad for part in tensors)):
             raise ValueError(
                 f"{self.model} or its loss lacks a derivative: that of {name} PyTorch has wrong, or takes for zero. "
                 "Use other operations"
@@ -67,18 +68,14 @@ class Watch(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-class Unread(TorchFunctionMode):
-    """Lets no value of a tensor out into Python, where a recording would keep it as it is now."""
+@contextmanager
+def unread() -> Iterator[None]:
+    """Let no value of a tensor out into Python, where a recording would keep it as it is now."""
+    with _NoNumbers(), _NoArrays():  # type: ignore[no-untyped-call]
+        yield
 
-    def __enter__(self) -> Unread:
-        self.numbers = _NoNumbers()  # type: ignore[no-untyped-call]
-        self.numbers.__enter__()  # type: ignore[no-untyped-call]
-        return super().__enter__()  # type: ignore[no-any-return,no-untyped-call]
 
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
-        self.numbers.__exit__(*error)  # type: ignore[no-untyped-call]
-
+class _NoArrays(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         copies = func in (torch.tensor, torch.as_tensor) and _tensors(args) and not isinstance(args[0], Tensor)
         if copies or func in (Tensor.numpy, Tensor.tolist, Tensor.__array__):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable
 from typing import Any, cast
@@ -181,8 +182,48 @@ def test_what_only_looks_random_flat_or_without_storage_is_right(kind: str, rout
     assert relative_error(flat(found.grad), flat(by_hand(model, data()))) <= 1e-9
 
 
+class Enclosing(nn.Module):
+    """Functions of its own that enclose it, one of them as a hook: no copy of it has copies of these."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.scale = nn.Linear(4, 6), nn.Linear(6, 1), nn.Parameter(torch.rand(6))
+        self.first.register_forward_hook(lambda module, given, found: found * self.scale)
+        self.between: Any = lambda h: torch.tanh(h + self.scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.last(self.between(self.first(x))))
+
+
+@pytest.mark.parametrize("route", ["loop", "vmap", "flat", "flat-loop", "traced"])
+def test_a_model_that_its_own_functions_enclose_is_right(route: str) -> None:
+    model = made(Enclosing)
+    wanted = flat(by_hand(model, data()))
+    objective = mk.Objective(model, F.mse_loss)
+    theta = objective.theta()
+    with torch.no_grad():
+        model.get_parameter("scale").add_(1)  # θ stays as it was
+    found = mk.meta_gradient(objective, theta, data(), alpha=ALPHA, steps=STEPS, route=route)
+    assert relative_error(flat(found.grad), wanted) <= 1e-9
+
+
+def test_at_first_order_the_fused_weight_norm_is_right() -> None:
+    build, words = REFUSED["the fused weight norm"]
+    objective = mk.Objective(made(build), F.mse_loss)
+    solve = functools.partial(mk.meta_gradient, objective, objective.theta(), data(), alpha=0.0, route="loop")
+    with pytest.raises(ValueError, match=words):
+        solve()
+    found = solve(order=1)  # without a step, θ's own gradient
+    theta: Params = {n: p.detach().clone().requires_grad_() for n, p in objective.model.named_parameters()}
+    losses = [F.mse_loss(torch.func.functional_call(objective.model, theta, (x,)), y)
+              for x, y in zip(*data().query, strict=True)]  # fmt: skip
+    wanted = torch.autograd.grad(torch.stack(losses).mean(), list(theta.values()))
+    assert relative_error(flat(found.grad), flat(dict(zip(theta, wanted, strict=True)))) <= 1e-9
+
+
 def test_inside_parametrize_cached_the_kit_says_so() -> None:
     objective = mk.Objective(made(lambda: Hidden(parametrizations.orthogonal(nn.Linear(6, 6)))), F.mse_loss)
+    mk.meta_gradient(objective, objective.theta(), data(), alpha=ALPHA, route="loop")  # and looks at it
     with parametrize.cached(), pytest.raises(ValueError, match=r"inside torch.nn.utils.parametrize.cached\(\)"):
         mk.meta_gradient(objective, objective.theta(), data(), alpha=ALPHA, route="loop")
 
