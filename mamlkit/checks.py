@@ -85,15 +85,24 @@ def observed(objective: Objective, theta: Params, task: Batch, order: int, route
     kind = (modules, tensors, order, stacked(route))
     if kind in objective.seen:
         return
-    model = type(objective.model).__name__
     theta = {name: weight.detach().clone().requires_grad_() for name, weight in theta.items()}
     other = {name: 1.5 * weight + 0.1 * weight.abs().mean() for name, weight in theta.items()}
-    with _exactly(task.x):
-        pairs = _whatever_came_first(objective, theta, other, task)
-    with torch.enable_grad(), _exactly(task.x), watch.Watch(objective.model, objective.loss, theta, order) as seer:
+    unseen = _copies(objective)
+    with torch.enable_grad(), _exactly(task.x):
+        alone = _watched(objective, theta, other, task, order)
+        _whatever_came_first(unseen, theta, other, task)
+        if stacked(route):
+            _same_under_vmap(objective, theta, other, task, order, alone)
+    objective.seen.add(kind)
+
+
+def _watched(objective: Objective, theta: Params, other: Params, task: Batch, order: int) -> list[list[Tensor]]:
+    """The loss and its derivatives, of passes in which each operation is watched."""
+    model = type(objective.model).__name__
+    with watch.Watch(objective.model, objective.loss, theta, order) as seer:
         loss, prediction = objective.judged(theta, *task, task.x)
         objective.predict(other, task.x, task.x)
-        pairs += zip((loss, prediction), objective.judged(theta, *task, task.x), strict=True)
+        again = objective.judged(theta, *task, task.x)
         if seer.drew:
             raise ValueError(pure.random_refused(objective.model))
         if (stray := watch.unreached([prediction, loss], [*theta.values(), task.y])) is not None:
@@ -102,12 +111,7 @@ def observed(objective: Objective, theta: Params, task: Batch, order: int, route
                 "among its parameters, so no step would change it. Assign it as an nn.Parameter of the model "
                 "(several: nn.ParameterList), or detach it"
             )
-        if not all(close(one, two, torch.linalg.vector_norm(one).item()) for one, two in pairs):
-            raise ValueError(
-                f"{model} predicts differently in two equal passes, or its loss judges so: it draws random numbers "
-                "outside PyTorch, or keeps something from one pass to the next. Either would make θ' depend on what "
-                "was computed before; leave it out, or keep it in a buffer of the model, of which each pass has a copy"
-            )
+        _equal(model, (loss, prediction), again)
         half = len(task.x) // 2
         if half and objective.batch_norm == "inductive":
             part = objective.predict(theta, task.x[:half], task.x)
@@ -120,35 +124,47 @@ def observed(objective: Objective, theta: Params, task: Batch, order: int, route
         if not loss.requires_grad:
             raise ValueError(f"the loss depends on no parameter of {model}, so there is nothing to adapt")
         try:
-            alone = _derivatives(loss, theta, order)
+            return _derivatives(loss, theta, order)
         except RuntimeError as error:
             way_out = "order=1 or another layer" if order == 2 else "another layer"
             raise ValueError(
                 f"{model} or its loss lacks a derivative that order={order} needs: use {way_out}. PyTorch says: {error}"
             ) from error
-    if stacked(route):
-        _same_under_vmap(objective, theta, other, task, order, alone)
-    objective.seen.add(kind)
 
 
-def _whatever_came_first(
-    objective: Objective, theta: Params, other: Params, task: Batch
-) -> list[tuple[Tensor, Tensor]]:
-    """Loss and prediction of a copy that sees θ first, each with those of a copy that sees another θ before it.
-
-    The copies are compared with each other: what a function of the model's encloses, they share with the model itself.
-    Nothing, where something cannot be copied, or a copy cannot be run.
-    """
+def _copies(objective: Objective) -> list[Objective]:
+    """Two copies that have seen what the original has; none of what cannot be copied."""
     try:
-        first, second = (
-            replace(objective, model=model, loss=loss)
-            for model, loss in (copy.deepcopy((objective.model, objective.loss)) for _ in range(2))
-        )
-        with suppress(Exception):  # a loss need not take what another θ predicts
-            second.judged(other, *task, task.x)
-        return list(zip(first.judged(theta, *task, task.x), second.judged(theta, *task, task.x), strict=True))
+        copies = [copy.deepcopy((objective.model, objective.loss)) for _ in range(2)]
     except Exception:  # of whatever kind: anything may stand in a model
         return []
+    return [replace(objective, model=model, loss=loss) for model, loss in copies]
+
+
+def _whatever_came_first(copies: list[Objective], theta: Params, other: Params, task: Batch) -> None:
+    """Refuse what predicts or judges otherwise where it has seen another θ before.
+
+    Copies are compared with each other: what a function of the model's encloses, they share with the model itself.
+    """
+    found = []
+    for each, seen in zip(copies, (theta, other), strict=False):
+        with suppress(Exception):  # a copy need not run, nor a loss take what another θ predicts
+            each.judged(seen, *task, task.x)
+        with suppress(Exception):
+            found.append(each.judged(theta, *task, task.x))
+    if len(found) == 2:
+        _equal(type(copies[0].model).__name__, *found)
+
+
+def _equal(model: str, *passes: tuple[Tensor, Tensor]) -> None:
+    """Refuse what has another loss or prediction in two passes that should be the same."""
+    for one, two in zip(*passes, strict=True):
+        if not close(one, two, torch.linalg.vector_norm(one).item()):
+            raise ValueError(
+                f"{model} predicts differently in two equal passes, or its loss judges so: it draws random numbers "
+                "outside PyTorch, or keeps something from one pass to the next. Either would make θ' depend on what "
+                "was computed before; leave it out, or keep it in a buffer of the model, of which each pass has a copy"
+            )
 
 
 def _exactly(x: Tensor) -> AbstractContextManager[Any]:
@@ -182,8 +198,7 @@ def _same_under_vmap(
     stacked = {n: torch.stack([weight, other[n], weight]).detach().requires_grad_() for n, weight in theta.items()}
     x, y = (part.expand(3, *part.shape) for part in task)
     try:
-        with torch.enable_grad(), _exactly(task.x):
-            mapped = _derivatives(vmap(objective.__call__)(stacked, x, y, x), stacked, order)
+        mapped = _derivatives(vmap(objective.__call__)(stacked, x, y, x), stacked, order)
     except RuntimeError as error:
         raise ValueError(f"PyTorch's vmap cannot run {model}: use {ALONE}. PyTorch says: {error}") from error
     above = 0.0  # of the loss or derivative before: what rounds there is noise in the next, which may be zero

@@ -42,7 +42,7 @@ class Watch(TorchDispatchMode):
         # An eval mode's leaky slope comes from an operation that draws in training mode.
         idle = name.startswith("rrelu") and not any(part is True for part in args)
         self.drew |= torch.Tag.nondeterministic_seeded in func.tags and not idle
-        tensors = _tensors((args, kwargs))
+        tensors = _tensors(args)
         for storage in map(_storage, tensors):
             if storage in self.trainable:
                 raise ValueError(

@@ -207,6 +207,16 @@ def test_a_model_that_its_own_functions_enclose_is_right(route: str) -> None:
     assert relative_error(flat(found.grad), wanted) <= 1e-9
 
 
+def test_what_an_enclosing_function_would_write_is_refused_before_it_is_written() -> None:
+    part = nn.Linear(6, 6).double().requires_grad_(False)
+    model, frozen = made(lambda: Hidden(lambda h: h @ part.weight.mul_(0.9), part)), part.weight
+    before = frozen.clone()
+    objective = mk.Objective(model, F.mse_loss)
+    with pytest.raises(ValueError, match=r"writes into part\.weight"):
+        mk.meta_gradient(objective, objective.theta(), data(), alpha=ALPHA, route="loop")
+    assert torch.equal(frozen, before)
+
+
 def test_at_first_order_the_fused_weight_norm_is_right() -> None:
     build, words = REFUSED["the fused weight norm"]
     objective = mk.Objective(made(build), F.mse_loss)
